@@ -1,0 +1,180 @@
+"""What may enter a leaderboard, and what `check` finds there."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from leaderboard.boards import add_run, write
+from records.sample_runs import sample_run, sample_run_info
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.leaderboard import add, build, check
+from timm_lipschitz.leaderboard.entries import entry_files
+from timm_lipschitz.records import read_run
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "leaderboards"
+    add_run(tmp_path, root, sample_run())
+    build(root)
+    return root
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_add_copies_the_four_files_unchanged(tmp_path):
+    run_dir = write(tmp_path / "run", sample_run())
+    record = add(run_dir, tmp_path / "board")
+    assert record == tmp_path / "board" / "mnist" / "sandwich_cnn.mnist.json"
+    assert contents(record.parent) == {
+        "sandwich_cnn.mnist.json": (run_dir / "record.json").read_bytes(),
+        "sandwich_cnn.mnist.images.parquet": (run_dir / "images.parquet").read_bytes(),
+        "sandwich_cnn.mnist.attacks.parquet": (run_dir / "attacks.parquet").read_bytes(),
+        "sandwich_cnn.mnist.run.json": (run_dir / "run.json").read_bytes(),
+    }
+
+
+def test_the_same_run_again_is_kept_once(tmp_path, root):
+    """Figures and settings are the same; host and times of the second are not looked at."""
+    before = contents(root / "mnist")
+    again = replace(sample_run(), run_info=sample_run_info(host="elsewhere"))
+    assert add(write(tmp_path / "again", again), root) == root / "mnist" / "sandwich_cnn.mnist.json"
+    assert contents(root / "mnist") == before
+
+
+def test_another_run_of_the_same_name_is_refused(tmp_path, root):
+    before = contents(root / "mnist")
+    with pytest.raises(RecordError, match=r"holds another run \(differs in .*results, tables\)"):
+        add(write(tmp_path / "other", sample_run(seed=5)), root)
+    assert contents(root / "mnist") == before
+
+
+def test_a_partial_run_is_refused(tmp_path, root):
+    with pytest.raises(RecordError, match="the run is 'partial': finish it"):
+        add(write(tmp_path / "partial", sample_run(status="partial", record_id="other")), root)
+    assert not (root / "mnist" / "other.json").exists()
+
+
+def test_a_partial_run_that_was_copied_by_hand_is_found(tmp_path, root):
+    run_dir = write(tmp_path / "partial", sample_run(status="partial", record_id="other"))
+    entry_files(root, "mnist", "other").write(read_bytes(run_dir))
+    with pytest.raises(RecordError, match="mnist/other: the run is 'partial'"):
+        build(root)
+    with pytest.raises(RecordError, match="mnist/other: the run is 'partial'"):
+        check(root)
+
+
+def read_bytes(run_dir):
+    from timm_lipschitz.records import RunFiles
+
+    return RunFiles.of_run(run_dir).read()
+
+
+def test_a_damaged_run_is_refused(tmp_path):
+    run_dir = write(tmp_path / "run", sample_run())
+    (run_dir / "images.parquet").write_bytes(b"x")
+    with pytest.raises(RecordError, match=r"images\.parquet has SHA-256"):
+        add(run_dir, tmp_path / "board")
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", "x\0y", "a" * 101, ""])
+def test_unsafe_names_lead_to_no_path(tmp_path, name):
+    with pytest.raises(RecordError, match="record id"):
+        entry_files(tmp_path, "mnist", name)
+    with pytest.raises(RecordError, match="record id"):
+        entry_files(tmp_path, name, "x")
+
+
+@pytest.mark.parametrize("field", ["id", "dataset"])
+def test_a_record_that_points_outside_is_refused(tmp_path, field):
+    run_dir = write(tmp_path / "run", sample_run())
+    document = json.loads((run_dir / "record.json").read_text())
+    if field == "id":
+        document["id"] = "../../evil"
+    else:
+        document["dataset"]["name"] = "../evil"
+    (run_dir / "record.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match="not safe as a file name"):
+        add(run_dir, tmp_path / "board")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_symbolic_link_in_place_of_a_data_set_is_refused(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    board = tmp_path / "board"
+    board.mkdir()
+    (board / "mnist").symlink_to(outside)
+    with pytest.raises(RecordError, match="symbolic link"):
+        add(write(tmp_path / "run", sample_run()), board)
+    with pytest.raises(RecordError, match="symbolic link"):
+        build(board)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_symbolic_link_in_place_of_a_record_is_refused(tmp_path, root):
+    target = tmp_path / "target.json"
+    record = root / "mnist" / "sandwich_cnn.mnist.json"
+    record.rename(target)
+    record.symlink_to(target)
+    for action in (lambda: check(root), lambda: add(tmp_path / "runs" / "sandwich_cnn.mnist", root)):
+        with pytest.raises(RecordError, match="symbolic links are not followed"):
+            action()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "README.md").write_text("edited"), r"mnist/README\.md is out of date"),
+        (lambda folder: (folder / "leaderboard.csv").unlink(), r"mnist/leaderboard\.csv is out of date"),
+        (lambda folder: (folder / "notes.txt").write_text(""), r"mnist/notes\.txt belongs to no entry"),
+        (
+            lambda folder: (folder / "sandwich_cnn.mnist.images.parquet").unlink(),
+            r"sandwich_cnn\.mnist\.images\.parquet is missing",
+        ),
+        (
+            lambda folder: (folder / "sandwich_cnn.mnist.attacks.parquet").write_bytes(b"x"),
+            r"mnist/sandwich_cnn\.mnist: attacks\.parquet has SHA-256",
+        ),
+        (lambda folder: (folder / "Capital.json").write_text("{}"), "record id 'Capital'"),
+        (lambda folder: (folder / "stray.json").write_text("{}"), r"stray\.attacks\.parquet is missing"),
+    ],
+)
+def test_check_finds_every_kind_of_disorder(root, damage, message):
+    assert check(root) == 1
+    damage(root / "mnist")
+    with pytest.raises(RecordError, match=message):
+        check(root)
+
+
+def test_check_lists_all_problems_at_once(tmp_path, root):
+    add_run(tmp_path, root, sample_run(seed=3, record_id="second"))
+    build(root)
+    for name in ("second", "sandwich_cnn.mnist"):
+        (root / "mnist" / f"{name}.images.parquet").write_bytes(b"x")
+    with pytest.raises(RecordError, match=r"2 problem\(s\)(?s:.*)mnist/sandwich_cnn(?s:.*)mnist/second"):
+        check(root)
+
+
+def test_an_entry_under_another_name_is_found(root):
+    folder = root / "mnist"
+    for suffix in (".json", ".run.json", ".images.parquet", ".attacks.parquet"):
+        shutil.copy(folder / f"sandwich_cnn.mnist{suffix}", folder / f"best{suffix}")
+    with pytest.raises(RecordError, match=r"mnist/best: the record calls itself mnist/sandwich_cnn\.mnist"):
+        check(root)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(RecordError, match="is not a folder"):
+        build(tmp_path / "nowhere")
+
+
+def test_unfinished_files_of_a_killed_process_do_not_disturb(root):
+    (root / "mnist" / ".0123456789abcdef.tmp").write_bytes(b"half")
+    assert check(root) == 1
+    assert read_run(root.parent / "runs" / "sandwich_cnn.mnist").record.id == "sandwich_cnn.mnist"

@@ -1,0 +1,30 @@
+"""Attacks: AutoAttack by its authors and torchattacks behind one interface, every success tested again in float64.
+
+>>> result = run_attack(model, images, labels, ThreatModel.parse("l2:1.0"), "autoattack", seed=0)
+>>> result.success, result.distance, result.settings
+"""
+
+from timm_lipschitz.attacks._loop import Progress
+from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack
+from timm_lipschitz.attacks._seeding import stable_seed
+from timm_lipschitz.attacks.catalogue import CATALOGUE, attack_names, find_attack
+from timm_lipschitz.attacks.interface import AttackResult, run_attack
+from timm_lipschitz.attacks.verification import Verified, project_to_ball, verify
+
+__all__ = [
+    "CATALOGUE",
+    "AttackResult",
+    "Kind",
+    "NamedAttack",
+    "Plan",
+    "Problem",
+    "Progress",
+    "SubAttack",
+    "Verified",
+    "attack_names",
+    "find_attack",
+    "project_to_ball",
+    "run_attack",
+    "stable_seed",
+    "verify",
+]

@@ -1,0 +1,51 @@
+"""What is known about each image while an attack runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timm_lipschitz.attacks.verification import Verified
+
+
+@dataclass(eq=False)
+class Outcome:
+    """The best verified point of each of N images so far.
+
+    Attributes:
+        adversarial: (N, C, H, W), that point; the image itself where there is none.
+        distance: (N,) float64, its distance, infinite where there is none.
+        misclassified: (N,) bool, the image needs no perturbation.
+        undone: (N,) bool, broken as the attack's library counts, but no longer once the point was brought inside.
+        corrected: points that had to be brought inside.
+        discarded: points with NaN or infinite pixels.
+    """
+
+    adversarial: Tensor
+    distance: Tensor
+    misclassified: Tensor
+    undone: Tensor
+    corrected: int = 0
+    discarded: int = 0
+
+    @classmethod
+    def of(cls, images: Tensor, misclassified: Tensor | None = None) -> Outcome:
+        """Nothing known about ``images`` (N, C, H, W) but which of them are ``misclassified`` (N,), by default none."""
+        nowhere = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        wrong = nowhere.clone() if misclassified is None else misclassified
+        distance = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        return cls(images.clone(), distance.masked_fill(wrong, 0.0), wrong, nowhere)
+
+    def record(self, indices: Tensor, verified: Verified) -> None:
+        """Take the points of the images ``indices`` (B,) that break them from closer than any before."""
+        device = self.distance.device
+        flipped, claimed = verified.flipped.to(device), verified.claimed.to(device)
+        distance = verified.distance.to(device)
+        better = flipped & (distance < self.distance[indices])
+        self.distance[indices[better]] = distance[better]
+        self.adversarial[indices[better]] = verified.points.to(device)[better]
+        self.undone[indices] |= claimed & ~flipped
+        self.corrected += verified.corrected
+        self.discarded += verified.discarded

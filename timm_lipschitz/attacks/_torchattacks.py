@@ -1,0 +1,191 @@
+"""torchattacks 3.5.1: one row an attack, its settings scaled to eps, its defects handled beside it.
+
+The library's defaults are demonstrations (10 steps, a step size for one eps). Here iterative attacks take enough steps
+to be worth reporting, of size 2.5 eps / steps (Madry et al. 2018); what ran is in the settings of every result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from timm_lipschitz.attacks._plan import Kind, NamedAttack, Perturb, Plan, Problem, Setting, SubAttack
+from timm_lipschitz.attacks._square import P_INIT, square_obstacle, square_window
+from timm_lipschitz.errors import AttackError
+from timm_lipschitz.threat_model import Norm
+
+Options: TypeAlias = dict[str, Setting]
+Construct: TypeAlias = Callable[[nn.Module, Options], Any]
+
+_LIBRARY: Final = "torchattacks"
+_LIBRARY_NORMS: Final[dict[Norm, str]] = {"l2": "L2", "linf": "Linf"}
+_STEPS: Final = 50
+_APGD_STEPS: Final = 100
+_QUERIES: Final = 5000
+_MOST_CLASSES: Final = 10  # 9 targets, as in AutoAttack
+
+# Farther than any two images with pixels in [0, 1]: FAB then keeps every perturbation that it finds.
+_NO_LIMIT: Final = 1e10
+
+# CW minimises |delta|^2 + c max(f_y - max f_j, 0) and torchattacks leaves out the search for c: each c is one run. On a
+# 1-Lipschitz network c = 1 reaches no farther than sqrt(2)/2, c = 10 ten times as far.
+_CW_WEIGHTS: Final = (1, 10)
+_CW_STEPS: Final = 200
+_CW_LEARNING_RATE: Final = 0.1
+_CW_BOX: Final = 0.999
+
+
+def _torchattacks_row(
+    name: str,
+    norms: tuple[Norm, ...],
+    kind: Kind,
+    class_name: str,
+    options: Callable[[Problem], Options | Sequence[Options]],
+    construct: Construct | None = None,
+) -> NamedAttack:
+    """A row that runs ``class_name`` once with each of the ``options``; ``construct`` replaces its constructor."""
+
+    def build(problem: Problem) -> Plan:
+        version = _installed_version()
+        several = options(problem)
+        runs = [several] if isinstance(several, dict) else several
+        sub_attacks = tuple(_sub_attack(name, class_name, run, construct) for run in runs)
+        return Plan(_LIBRARY, version, sub_attacks)
+
+    return NamedAttack(name, norms, kind, build)
+
+
+def _sub_attack(name: str, class_name: str, options: Options, construct: Construct | None) -> SubAttack:
+    def start(model: nn.Module, device: torch.device) -> Perturb:
+        if construct is not None:
+            attack = construct(model, options)
+        else:
+            attack = getattr(importlib.import_module(_LIBRARY), class_name)(model, **options)
+
+        def perturb(images: Tensor, labels: Tensor, seed: int) -> Tensor:
+            if hasattr(attack, "seed"):  # APGD, APGDT, FAB and Square seed torch themselves
+                attack.seed = seed
+            with torch.enable_grad():  # the library relies on the caller's gradient mode
+                return attack(images, labels)
+
+        return perturb
+
+    return SubAttack(name, {"class": class_name, **options}, start)
+
+
+def _installed_version() -> str:
+    if importlib.util.find_spec(_LIBRARY) is None:
+        raise AttackError("torchattacks is not installed: pip install 'timm-lipschitz[attacks]'.")
+    return metadata.version(_LIBRARY)
+
+
+# ---- options of each attack ----------------------------------------------------------------------------------------
+
+
+def _fgsm(problem: Problem) -> Options:
+    return {"eps": problem.threat_model.radius}
+
+
+def _pgd(problem: Problem) -> Options:
+    eps = problem.threat_model.radius
+    return {"eps": eps, "alpha": 2.5 * eps / _STEPS, "steps": _STEPS, "random_start": True}
+
+
+def _mifgsm(problem: Problem) -> Options:
+    eps = problem.threat_model.radius
+    return {"eps": eps, "alpha": 2.5 * eps / _STEPS, "steps": _STEPS, "decay": 1.0}
+
+
+def _apgd(problem: Problem) -> Options:
+    return {**_norm_and_eps(problem), "steps": _APGD_STEPS, "n_restarts": 1, "loss": "ce"}
+
+
+def _apgdt(problem: Problem) -> Options:
+    if problem.num_classes < 4:
+        raise AttackError(
+            f"apgdt needs 4 classes for its loss (targeted DLR), the model has {problem.num_classes}: use apgd or fab."
+        )
+    classes = min(_MOST_CLASSES, problem.num_classes)
+    return {**_norm_and_eps(problem), "steps": _APGD_STEPS, "n_restarts": 1, "n_classes": classes}
+
+
+def _fab(problem: Problem) -> Options:
+    norm = _LIBRARY_NORMS[problem.threat_model.norm]
+    return {"norm": norm, "eps": _NO_LIMIT, "steps": _APGD_STEPS, "n_restarts": 1, "n_classes": problem.num_classes}
+
+
+def _square(problem: Problem) -> Options:
+    norm = problem.threat_model.norm
+    _, height, width = problem.image_shape
+    obstacle = square_obstacle(norm, height, width)
+    window = square_window(norm, height, width)
+    if obstacle is None and window > min(height, width):
+        obstacle = f"its first window of {window} pixels is larger than {height}x{width} images"
+    if obstacle is not None:
+        raise AttackError(f"square cannot run: {obstacle}. Use autoattack, or apgd and fab.")
+    return {**_norm_and_eps(problem), "n_queries": _QUERIES, "n_restarts": 1, "p_init": P_INIT}
+
+
+def _deepfool(problem: Problem) -> Options:
+    return {"steps": _STEPS, "overshoot": 0.02}
+
+
+def _cw(problem: Problem) -> list[Options]:
+    return [
+        {"c": c, "kappa": 0, "steps": _CW_STEPS, "lr": _CW_LEARNING_RATE, "box": _CW_BOX, "positive_logits": True}
+        for c in _CW_WEIGHTS
+    ]
+
+
+def _norm_and_eps(problem: Problem) -> Options:
+    return {"norm": _LIBRARY_NORMS[problem.threat_model.norm], "eps": problem.threat_model.radius}
+
+
+# ---- defects of CW -------------------------------------------------------------------------------------------------
+
+
+class _PositiveLogits(nn.Module):
+    """Each row of logits shifted to a minimum of 1; differences are unchanged.
+
+    torchattacks' CW masks logits by multiplying with 0 and takes the maximum: where all are negative it takes the mask.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return logits - logits.detach().amin(dim=1, keepdim=True) + 1
+
+
+def _construct_cw(model: nn.Module, options: Options) -> Any:
+    """CW on positive logits that starts inside the box.
+
+    CW searches in atanh space, where a pixel of exactly 0 or 1 sits at infinity and never moves: on images with a black
+    background that is most of them. Like the authors' code, start at ``box`` times the pixel's distance from grey.
+    """
+    parameters = {key: value for key, value in options.items() if key not in ("box", "positive_logits")}
+    attack = importlib.import_module(_LIBRARY).CW(_PositiveLogits(model), **parameters)
+    attack.inverse_tanh_space = lambda pixels: torch.atanh((2 * pixels - 1) * options["box"])
+    return attack
+
+
+TORCHATTACKS: Final = (
+    _torchattacks_row("fgsm", ("linf",), "fixed-eps", "FGSM", _fgsm),
+    _torchattacks_row("pgd", ("linf",), "fixed-eps", "PGD", _pgd),
+    _torchattacks_row("mifgsm", ("linf",), "fixed-eps", "MIFGSM", _mifgsm),
+    _torchattacks_row("pgdl2", ("l2",), "fixed-eps", "PGDL2", _pgd),
+    _torchattacks_row("apgd", ("l2", "linf"), "fixed-eps", "APGD", _apgd),
+    _torchattacks_row("apgdt", ("l2", "linf"), "fixed-eps", "APGDT", _apgdt),
+    _torchattacks_row("square", ("l2", "linf"), "fixed-eps", "Square", _square),
+    _torchattacks_row("fab", ("l2", "linf"), "minimal-norm", "FAB", _fab),
+    _torchattacks_row("cw", ("l2",), "minimal-norm", "CW", _cw, _construct_cw),
+    _torchattacks_row("deepfool", ("l2",), "minimal-norm", "DeepFool", _deepfool),
+)

@@ -1,0 +1,92 @@
+"""Lipschitz bounds of a network from its explicit operators, measured rather than assumed.
+
+A sandwich layer is as Lipschitz as ``||[A B]||^2`` (Wang and Manchester, 2023, Theorem 3.2, without the assumption that the rows
+are orthonormal), whatever its activation and Psi. What the stored float64 operators miss of orthonormality is measured and
+counted.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import NotCertifiableError
+from ..folding import multiply
+from ..layers import Affine, Dense, Operator, Sandwich, Step
+from ..layers.operators import spectral_bound
+
+__all__ = ["NetworkBound", "network_bound", "step_bound"]
+
+# Beyond this defect of a layer the weights are not what the layer makes: damaged, or edited by hand.
+LARGEST_DEFECT = 1e-3
+
+
+@dataclass(frozen=True)
+class NetworkBound:
+    """L2 bounds of a network, per pixel unit.
+
+    ``backbone`` bounds pixels -> input of the last affine layer; ``logits`` pixels -> logits; ``pairs`` (K, K), float64,
+    bounds pixels -> ``f_i - f_j``.
+    """
+
+    backbone: float
+    logits: float
+    pairs: Tensor
+
+
+def step_bound(step: Step) -> float:
+    """An upper bound of one step's Lipschitz constant. Raises `NotCertifiableError` for a sandwich far from its bound."""
+    if isinstance(step, Affine):
+        return step.operator.norm_bound()
+    norm = spectral_bound(torch.cat([step.a.blocks(), step.b.blocks()], dim=-1))
+    if norm * norm > 1 + LARGEST_DEFECT:
+        raise NotCertifiableError(
+            f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g} instead of 1; "
+            "its weights are damaged or not finite"
+        )
+    return math.nextafter(norm * norm, math.inf)
+
+
+def network_bound(steps: Sequence[Step]) -> NetworkBound:
+    """Bounds of the network that ``steps`` describe; the last of them must end in logits (K,).
+
+    For classes i and j with rows ``w_i``, ``w_j`` of the last matrix behind a backbone of bound L:
+    ``L ||w_i - w_j||``, or, behind a sandwich layer, ``2 L ||B|| ||(w_i - w_j) A^T||`` where L now ends before that layer;
+    whichever is smaller.
+    """
+    tail: list[Operator] = []
+    body = list(steps)
+    while body and isinstance(body[-1], Affine):
+        tail.insert(0, body.pop().operator)
+    if not tail or len(tail[-1].out_shape) != 1:
+        raise NotCertifiableError("the network does not end in a linear layer that gives logits (B, K)")
+    product = multiply(tail)
+    last = product[0]
+    if len(product) != 1 or not isinstance(last, Dense):
+        raise NotCertifiableError("the last layers cannot be written as one matrix, so pairs of classes have no constants")
+
+    bounds = [step_bound(step) for step in body]
+    backbone = _product(bounds)
+    rows = last.matrix.flatten(1)
+    differences = rows[:, None] - rows[None]  # (K, K, p)
+    pairs = backbone * _row_norms(differences)
+    if body and isinstance(body[-1], Sandwich):
+        sandwich = body[-1]
+        through = sandwich.a.transposed().then(Dense(differences.flatten(0, 1), last.in_shape))
+        if len(through) == 1 and isinstance(through[0], Dense):
+            before = _product(bounds[:-1]) * sandwich.b.norm_bound()
+            inner = 2 * before * _row_norms(through[0].matrix.view(*differences.shape[:2], -1))
+            pairs = torch.minimum(pairs, inner)
+    pairs = pairs * (1 + 1e-14 * (len(steps) + 2))  # every product and norm above rounds by less than this
+    return NetworkBound(backbone, backbone * last.norm_bound() * (1 + 1e-14), pairs.cpu())
+
+
+def _product(factors: Sequence[float]) -> float:
+    return math.prod(factors) * (1 + len(factors) * 2.0**-52)
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    """Euclidean norms over the last dimension, rounded up."""
+    return torch.linalg.vector_norm(rows, dim=-1) * (1 + (rows.shape[-1] + 4) * 2.0**-53)

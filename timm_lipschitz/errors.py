@@ -1,0 +1,49 @@
+"""Typed errors of the package.
+
+Every error names what was wrong (the class, the field or sample, the offending value) and the way out. The command line
+prints the message alone; ``--debug`` adds the traceback.
+"""
+
+
+class TimmLipschitzError(Exception):
+    """Base of every error that the package raises on purpose. ``exit_code`` is what the command line returns."""
+
+    exit_code: int = 1
+
+
+class InvalidInputError(TimmLipschitzError, ValueError):
+    """An argument, an image, a label or a setting that cannot be used."""
+
+
+class NonFiniteError(TimmLipschitzError, ArithmeticError):
+    """NaN or infinity in weights, logits or gradients."""
+
+
+class NotCertifiableError(TimmLipschitzError):
+    """The model holds a module without a known Lipschitz bound, or is in a state in which no bound holds."""
+
+
+class DataError(TimmLipschitzError):
+    """A data set that is missing, incomplete, empty or not what its hash says."""
+
+
+class CheckpointError(TimmLipschitzError):
+    """A checkpoint that is damaged, unsafe or does not fit the model."""
+
+
+class AttackError(TimmLipschitzError):
+    """An attack that cannot be run on this model, data set or threat model."""
+
+
+class RecordError(TimmLipschitzError):
+    """A record or per-image table that breaks its schema, its hashes or the order certified <= attacked <= clean."""
+
+
+class RunDirectoryError(TimmLipschitzError):
+    """A run directory that cannot be written, is in use, or belongs to another run."""
+
+
+class CertificateViolation(TimmLipschitzError):
+    """An attack succeeded inside a certified radius: a proof of a defect. The message names the saved witness."""
+
+    exit_code: int = 3

@@ -1,0 +1,59 @@
+"""The alarm: an attack that succeeds inside a certified radius.
+
+A certificate speaks of the network in real arithmetic, an attack runs it in float32. A point inside the radius that changes the
+float32 prediction is therefore judged again in float64. If the prediction changes there too, the certificate is wrong: the run
+stops and the witness is saved. If not, rounding moved the prediction: the image counts as broken, and its radius is lowered to
+that point's distance, which a smaller certificate allows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import CertificateViolation
+from .subject import Subject
+
+__all__ = ["Flip", "require_rounding"]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image (C, H, W) and a point at L2 ``distance`` inside its certified radius that changes the float32 prediction."""
+
+    index: int
+    label: int
+    image: Tensor
+    point: Tensor
+    distance: float
+    radius: float
+    attack: str
+    threat_model: str
+
+
+@torch.no_grad()
+def require_rounding(flip: Flip, subject: Subject, run_dir: Path) -> None:
+    """Returns if float64 does not confirm the flip; else saves the witness and raises `CertificateViolation`."""
+    network = subject.float64()
+    pair = torch.stack([flip.image, flip.point]).to(next(network.parameters()).device, torch.float64)
+    logits = network(pair).cpu()
+    if int(logits[1].argmax()) == flip.label:
+        return
+    path = run_dir / "violation.safetensors"
+    facts = {"index": flip.index, "label": flip.label, "distance": flip.distance, "radius": flip.radius}
+    safetensors.torch.save_file(
+        {"image": flip.image.cpu().contiguous(), "adversarial": flip.point.cpu().contiguous(), "logits": logits},
+        path,
+        metadata={
+            **{name: repr(value) for name, value in facts.items()},
+            "attack": flip.attack,
+            "threat_model": flip.threat_model,
+        },
+    )
+    raise CertificateViolation(
+        f"{flip.attack} at {flip.threat_model} broke image {flip.index} at distance {flip.distance:.9g}, inside its certified "
+        f"radius {flip.radius:.9g}, and float64 confirms it: the certificate is wrong. The witness (image, adversarial image, "
+        f"logits) is in {path}; please report it"
+    )

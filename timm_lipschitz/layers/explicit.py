@@ -1,0 +1,95 @@
+"""What a layer says about itself: its explicit operators, in float64.
+
+A layer's ``explicit(in_shape)`` returns a list of steps, applied in order to samples of that shape. Folding multiplies neighbouring operators; certification
+bounds them. Neither needs to know which layer a step came from.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NonFiniteError, NotCertifiableError
+from .operators import MatrixOperator, Operator
+
+__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "out_shape"]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``, ``Psi = diag(exp(log_scale))``; bound ``||[A B]||^2``.
+
+    ``bias`` and ``log_scale`` have one entry a channel of ``a``'s rows (a feature, or a channel of an image), or are None.
+    """
+
+    a: MatrixOperator
+    b: MatrixOperator
+    activation: str
+    bias: Tensor | None
+    log_scale: Tensor | None
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``h -> W h + b`` with a bound of its own; ``bias`` has one entry a channel, or is None."""
+
+    operator: Operator
+    bias: Tensor | None
+
+
+Step: TypeAlias = Sandwich | Affine
+
+
+def as_float64(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter of ``module`` in float64, without gradient; None where the module has none by that name.
+
+    Raises `NonFiniteError` naming module and parameter for NaN or infinity, or a log-scale whose exponential overflows.
+    """
+    parameter = getattr(module, name)
+    if parameter is None:
+        return None
+    value = parameter.detach().to(torch.float64)
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"{type(module).__name__}.{name}: {int((~finite).sum())} of {value.numel()} values are NaN or infinite; "
+            "the checkpoint is damaged or its training diverged"
+        )
+    if name == "log_scale" and bool((value.abs() > 80).any()):
+        raise NonFiniteError(
+            f"{type(module).__name__}.log_scale: {float(value.abs().max()):.4g} overflows float32 as a scale; "
+            "keep log-scales within [-80, 80]"
+        )
+    return value
+
+
+def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:
+    """The steps of named modules that run one after the other on samples of ``in_shape``.
+
+    Containers and shapes are threaded through. Raises `NotCertifiableError` naming a module that has no explicit operators,
+    or dropout that is active.
+    """
+    steps: list[Step] = []
+    for name, module in modules:
+        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.training):
+            continue
+        if isinstance(module, nn.Sequential):
+            children = ((f"{name}.{child}", m) for child, m in module.named_children())
+            steps += collect(children, in_shape)
+        elif callable(explicit := getattr(module, "explicit", None)):
+            steps += explicit(in_shape)
+        else:
+            raise NotCertifiableError(
+                f"module {name!r} ({type(module).__name__}) is not certifiable: it has no known Lipschitz bound; "
+                "use the layers of timm_lipschitz.layers, or evaluate by attack alone"
+            )
+        if steps:
+            in_shape = out_shape(steps[-1])
+    return steps
+
+
+def out_shape(step: Step) -> tuple[int, ...]:
+    """Shape of one sample behind a step."""
+    return step.a.in_shape if isinstance(step, Sandwich) else step.operator.out_shape

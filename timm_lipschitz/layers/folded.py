@@ -1,0 +1,78 @@
+"""The modules of a folded network: plain weights, no parameterization.
+
+Each takes images (B, C, H, W) or features (B, C) and holds its matrix as a parameter ``weight`` and an optional ``bias``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import fourier
+
+__all__ = ["FoldedCirculant", "FoldedDense", "FoldedPointwise", "FoldedScaling", "SpaceToDepth2d"]
+
+
+def _parameter(value: Tensor | None) -> nn.Parameter | None:
+    return None if value is None else nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format))
+
+
+class FoldedDense(nn.Module):
+    """``W x + b`` on features, or on images flattened: (B, ...) -> (B, q)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+        self.bias = _parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1), self.weight, self.bias)
+
+
+class FoldedPointwise(nn.Module):
+    """A 1x1 convolution: (B, p, H, W) -> (B, q, H, W)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+        self.bias = _parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class FoldedCirculant(nn.Module):
+    """A circular convolution by its response at each frequency, in the real block form (F, 2q, 2p) of `fourier`."""
+
+    def __init__(self, weight: Tensor, size: tuple[int, int], bias: Tensor | None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+        self.bias = _parameter(bias)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = fourier.fourier_product(fourier.batch_last(x), self.weight)
+        if self.bias is not None:
+            x = x + self.bias[:, None]
+        return fourier.batch_first(x)
+
+
+class FoldedScaling(nn.Module):
+    """Multiplication by one number, and a bias a channel."""
+
+    def __init__(self, factor: float, bias: Tensor | None):
+        super().__init__()
+        self.factor = factor
+        self.bias = _parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.factor
+        if self.bias is not None:
+            x = x + self.bias.reshape(-1, *[1] * (x.dim() - 2))
+        return x
+
+
+class SpaceToDepth2d(nn.Module):
+    """(B, C, H, W) -> (B, 4C, ceil(H/2), ceil(W/2)): zero padding to even sizes, then `nn.PixelUnshuffle(2)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fourier.batch_first(fourier.space_to_depth(fourier.batch_last(x)))

@@ -1,0 +1,141 @@
+"""Circular convolutions as products at each frequency, in real arithmetic.
+
+Activations are kept batch last, (H, W, C, B): a transform is then a small matrix times a wide one, and the product at the
+frequencies a batched matrix product, with one copy between them. That is faster on CPU than library FFTs followed by a
+complex product, and exports as plain real operators.
+
+Shapes, throughout::
+
+    B  images          C, p, q  channels (any, in, out)      H, W  height and width
+    G = W // 2 + 1     columns of the half plane that a real image needs
+    F = H * G          frequencies of the half plane, row-major
+    block form         a complex (q x p) matrix c + i d as the real (2q x 2p) matrix [[c, -d], [d, c]]
+
+`torch.fft.rfft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare with.
+"""
+
+import math
+
+import torch
+from timm.layers import register_notrace_function
+from torch import Tensor
+
+from .precision import promote
+
+__all__ = [
+    "batch_first",
+    "batch_last",
+    "block_form",
+    "fourier_product",
+    "kernel_spectrum",
+    "space_to_depth",
+]
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (H, W, C, B), contiguous; free for an output of `batch_first`."""
+    return x.permute(2, 3, 1, 0).contiguous()
+
+
+def batch_first(x: Tensor) -> Tensor:
+    """(H, W, C, B) -> (B, C, H, W) as a view, so that a following `batch_last` costs nothing."""
+    return x.permute(3, 2, 0, 1)
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """(H, W, C, B) -> (ceil(H/2), ceil(W/2), 4C, B), zero-padded bottom and right; channel order of `nn.PixelUnshuffle(2)`."""
+    height, width, channels, batch = x.shape
+    x = torch.nn.functional.pad(x, [0, 0, 0, 0, 0, width % 2, 0, height % 2])
+    x = x.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels, batch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape((height + 1) // 2, (width + 1) // 2, 4 * channels, batch)
+
+
+def block_form(spectrum: Tensor) -> Tensor:
+    """Complex (F, q, p) -> real (F, 2q, 2p): products and adjoints of blocks are the blocks of products and adjoints."""
+    real, imag = spectrum.real, spectrum.imag
+    return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
+
+
+def _angles(rows: int, columns: int, period: int, device: torch.device) -> Tensor:
+    """2 pi (r c mod period) / period in float64; the reduction keeps every angle accurate."""
+    product = torch.outer(torch.arange(rows, device=device), torch.arange(columns, device=device))
+    return (product % period).to(torch.float64) * (2 * math.pi / period)
+
+
+def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Frequency response of a small centred kernel, (q, p, k, l) -> complex (F, q, p), by one small matrix.
+
+    The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2).
+    """
+    kernel = promote(kernel)
+    rows, columns, k, l = kernel.shape  # noqa: E741
+    device = kernel.device
+    shift_h = (torch.arange(k, device=device) - (k - 1) // 2) % height
+    shift_w = (torch.arange(l, device=device) - (l - 1) // 2) % width
+    half = width // 2 + 1
+    turn_h = torch.outer(torch.arange(height, device=device), shift_h) % height
+    turn_w = torch.outer(torch.arange(half, device=device), shift_w) % width
+    angle_h = turn_h.to(torch.float64) * (2 * math.pi / height)  # (H, k)
+    angle_w = turn_w.to(torch.float64) * (2 * math.pi / width)  # (G, l)
+    angle = (angle_h[:, None, :, None] + angle_w[None, :, None, :]).reshape(height * half, k * l)
+    taps = kernel.reshape(rows * columns, k * l).t()
+    real = torch.cos(angle).to(kernel.dtype) @ taps
+    imag = torch.sin(angle).to(kernel.dtype) @ taps
+    return torch.complex(real, imag).reshape(height * half, rows, columns)
+
+
+def _analyse(x: Tensor) -> Tensor:
+    """rfft2 of (H, W, C, B) as (F, 2C, B): the real parts of all channels above the imaginary ones."""
+    height, width, channels, batch = x.shape
+    half = width // 2 + 1
+    angle = _angles(half, width, width, x.device)
+    rows = torch.cat([torch.cos(angle), -torch.sin(angle)]).to(x.dtype)  # (2G, W)
+    x = torch.matmul(rows, x.reshape(height, width, channels * batch))  # (H, 2G, C B)
+    x = x.view(height, 2, half * channels * batch).transpose(0, 1).reshape(2 * height, half * channels * batch)
+    angle = _angles(height, height, height, x.device)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    columns = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)]).to(x.dtype)  # (2H, 2H)
+    x = (columns @ x).view(2, height * half, channels, batch)
+    return x.transpose(0, 1).reshape(height * half, 2 * channels, batch)
+
+
+def _synthesise(spectrum: Tensor, height: int, width: int) -> Tensor:
+    """irfft2: (F, 2C, B) -> (H, W, C, B)."""
+    half = width // 2 + 1
+    channels, batch = spectrum.shape[1] // 2, spectrum.shape[2]
+    x = (
+        spectrum.view(height, half, 2, channels * batch)
+        .permute(2, 0, 1, 3)
+        .reshape(2 * height, half * channels * batch)
+    )
+    angle = _angles(height, height, height, x.device)
+    cosine, sine = torch.cos(angle) / height, torch.sin(angle) / height
+    columns = torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)]).to(x.dtype)  # (2H, 2H)
+    x = (columns @ x).view(2, height, half * channels * batch).transpose(0, 1)
+    x = x.reshape(height, 2 * half, channels * batch)
+    angle = _angles(width, half, width, x.device)
+    weight = torch.full(
+        [half], 2.0 / width, dtype=torch.float64, device=x.device
+    )  # a column stands for its mirror too,
+    weight[0] = 1.0 / width  # but the first and, for even widths, the last are their own mirror
+    if width % 2 == 0:
+        weight[half - 1] = 1.0 / width
+    rows = torch.cat([torch.cos(angle) * weight, -torch.sin(angle) * weight], 1).to(x.dtype)  # (W, 2G)
+    return torch.matmul(rows, x).view(height, width, channels, batch)
+
+
+def _fourier_product(x: Tensor, block: Tensor) -> Tensor:
+    height, width = x.shape[0], x.shape[1]
+    spectrum = _analyse(x.to(block.dtype))
+    return _synthesise(torch.bmm(block, spectrum), height, width)
+
+
+@register_notrace_function
+def fourier_product(x: Tensor, block: Tensor) -> Tensor:
+    """Circular convolution of (H, W, p, B) with a response in block form (F, 2q, 2p) -> (H, W, q, B), float32 or better."""
+    if torch.jit.is_scripting():
+        return _fourier_product(x, block)
+    if x.is_meta:
+        return _fourier_product(x, block)
+    with torch.autocast(x.device.type, enabled=False):
+        return _fourier_product(x, block)

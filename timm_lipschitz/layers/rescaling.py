@@ -1,0 +1,37 @@
+"""Layers without weights: the scaling that sets a network's bound, and flattening."""
+
+from torch import Tensor, nn
+
+from .explicit import Affine, Step
+from .operators import Flattening, Scaling
+
+__all__ = ["Flatten", "Rescale"]
+
+
+class Rescale(nn.Module):
+    """``x -> factor x``, of Lipschitz constant ``factor``."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The layer as one explicit operator on samples of ``in_shape``."""
+        return [Affine(Scaling(self.factor, in_shape), None)]
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:.6g}"
+
+
+class Flatten(nn.Module):
+    """(B, C, H, W) -> (B, C H W), of Lipschitz constant 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The layer as one explicit operator on samples of ``in_shape``."""
+        return [Affine(Flattening(in_shape), None)]

@@ -1,0 +1,128 @@
+"""Entries of a leaderboard on disk: ``<dataset>/<id>.json`` with its tables and its run note beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.records import Record, Run, RunFiles, parse_run, safe_record_id
+
+GENERATED = ("README.md", "leaderboard.csv")
+_SUFFIXES = (".images.parquet", ".attacks.parquet", ".run.json", ".json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checked run of a leaderboard. ``record_file`` is the record's name beside the generated tables."""
+
+    run: Run
+    record_file: str
+
+
+def entry_files(leaderboards_dir: Path, dataset: str, record_id: str) -> RunFiles:
+    """Where an entry's four files lie.
+
+    Raises:
+        RecordError: a name that is not safe in a path, or a data-set folder that is a symbolic link.
+    """
+    folder = _folder(leaderboards_dir, dataset)
+    stem = safe_record_id(record_id)
+    return RunFiles(
+        record=folder / f"{stem}.json",
+        images=folder / f"{stem}.images.parquet",
+        attacks=folder / f"{stem}.attacks.parquet",
+        run_info=folder / f"{stem}.run.json",
+    )
+
+
+def dataset_names(leaderboards_dir: Path) -> list[str]:
+    """Names of the data sets that have a folder, sorted.
+
+    Raises:
+        RecordError: the folder is missing, or holds a folder whose name is not safe.
+    """
+    if not leaderboards_dir.is_dir():
+        raise RecordError(f"{leaderboards_dir} is not a folder; a leaderboard lies in folders leaderboards/<dataset>/")
+    folders = [path.name for path in leaderboards_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(safe_record_id(name) for name in folders)
+
+
+def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
+    """Read and check one entry.
+
+    Raises:
+        RecordError: a damaged or inconsistent run, a record under another name than its own, or a partial one.
+    """
+    files = entry_files(leaderboards_dir, dataset, record_id)
+    try:
+        run = parse_run(files.read())
+        record = run.record
+        if (record.dataset.name, record.id) != (dataset, record_id):
+            raise RecordError(f"the record calls itself {record.dataset.name}/{record.id}: move it there")
+        _refuse_partial(run)
+    except RecordError as error:
+        raise RecordError(f"{dataset}/{record_id}: {error}") from error
+    return Entry(run=run, record_file=files.record.name)
+
+
+def record_ids(leaderboards_dir: Path, dataset: str) -> list[str]:
+    """Ids of all entries of a data set, sorted.
+
+    Raises:
+        RecordError: a file that belongs to no entry, or an unsafe name.
+    """
+    folder = _folder(leaderboards_dir, dataset)
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    stems: dict[str, set[str]] = {}
+    for name in names:
+        if name in GENERATED:
+            continue
+        suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+        if suffix is None:
+            raise RecordError(f"{dataset}/{name} belongs to no entry: remove it")
+        stems.setdefault(safe_record_id(name.removesuffix(suffix)), set()).add(suffix)
+    for stem, suffixes in stems.items():
+        if missing := sorted(set(_SUFFIXES) - suffixes):
+            raise RecordError(f"{dataset}/{stem}: {stem}{missing[0]} is missing; an entry is added with all its files")
+    return sorted(stems)
+
+
+def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
+    """Check a run and copy it into a leaderboard; the same run again is kept once. Returns the path of its record.
+
+    Raises:
+        RecordError: a damaged or partial run, or an entry of that name with other figures or settings.
+        RunDirectoryError: the files could not be written.
+    """
+    contents = RunFiles.of_run(run_dir).read()
+    run = parse_run(contents)
+    _refuse_partial(run)
+    root = Path(leaderboards_dir)
+    record = run.record
+    files = entry_files(root, record.dataset.name, record.id)
+    if files.record.is_symlink() or files.record.exists():
+        existing = load_entry(root, record.dataset.name, record.id).run.record
+        if existing != record:
+            raise RecordError(
+                f"{files.record} holds another run ({_differences(existing, record)}): give this one another id, or "
+                "remove the old entry"
+            )
+        return files.record
+    files.write(contents)
+    return files.record
+
+
+def _folder(leaderboards_dir: Path, dataset: str) -> Path:
+    folder = leaderboards_dir / safe_record_id(dataset)
+    if folder.is_symlink():
+        raise RecordError(f"{folder} is a symbolic link; a leaderboard's folders must be real ones")
+    return folder
+
+
+def _refuse_partial(run: Run) -> None:
+    if run.record.status != "complete":
+        raise RecordError(f"the run is {run.record.status!r}: finish it (evaluate --resume) before it is published")
+
+
+def _differences(old: Record, new: Record) -> str:
+    names = [name for name in Record.model_fields if getattr(old, name) != getattr(new, name)]
+    return "differs in " + ", ".join(names)

@@ -1,0 +1,77 @@
+"""Building the generated tables, and checking that they and all entries are in order."""
+
+from pathlib import Path
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.leaderboard.entries import GENERATED, dataset_names, load_entry, record_ids
+from timm_lipschitz.leaderboard.markdown import to_markdown
+from timm_lipschitz.leaderboard.ranking import rank
+from timm_lipschitz.leaderboard.spreadsheet import to_csv
+from timm_lipschitz.records import read_regular_file, write_all_atomic
+
+_MAX_GENERATED_BYTES = 64 << 20
+
+
+def build(leaderboards_dir: Path | str) -> list[Path]:
+    """Write ``README.md`` and ``leaderboard.csv`` of every data set from its records. Returns the paths, sorted.
+
+    All entries are checked before anything is written; the same records give the same bytes.
+
+    Raises:
+        RecordError: an entry is damaged, inconsistent, partial, or under a wrong name.
+        RunDirectoryError: a table could not be written.
+    """
+    root = Path(leaderboards_dir)
+    tables = {path: data for dataset in dataset_names(root) for path, data in _tables(root, dataset).items()}
+    write_all_atomic(tables)
+    return sorted(tables)
+
+
+def check(leaderboards_dir: Path | str) -> int:
+    """Check every entry (schema, hashes, figures, order) and that the tables are up to date; count the entries.
+
+    Raises:
+        RecordError: lists every problem that was found.
+    """
+    root = Path(leaderboards_dir)
+    problems: list[str] = []
+    entries = 0
+    for dataset in dataset_names(root):
+        try:
+            ids = record_ids(root, dataset)
+        except RecordError as error:
+            problems.append(str(error))
+            continue
+        entries += len(ids)
+        broken = [problem for record_id in ids if (problem := _problem_of_entry(root, dataset, record_id))]
+        problems += broken or _stale_tables(root, dataset)
+    if problems:
+        raise RecordError("\n".join([f"{len(problems)} problem(s) in {root}:", *problems]))
+    return entries
+
+
+def _tables(root: Path, dataset: str) -> dict[Path, bytes]:
+    entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
+    board = rank(dataset, entries)
+    contents = (to_markdown(board), to_csv(board))
+    return {root / dataset / name: text.encode() for name, text in zip(GENERATED, contents, strict=True)}
+
+
+def _problem_of_entry(root: Path, dataset: str, record_id: str) -> str | None:
+    try:
+        load_entry(root, dataset, record_id)
+    except RecordError as error:
+        return str(error)
+    return None
+
+
+def _stale_tables(root: Path, dataset: str) -> list[str]:
+    problems = []
+    for path, expected in _tables(root, dataset).items():
+        try:
+            current = read_regular_file(path, _MAX_GENERATED_BYTES)
+        except RecordError:
+            current = None
+        if current != expected:
+            problems.append(f"{path.relative_to(root)} is out of date: run timm-lipschitz leaderboard build")
+    return problems

@@ -1,0 +1,255 @@
+"""The trunk that the families share: Lipschitz layers under timm's model contract.
+
+A network is ``stages`` (feature maps), a ``head`` (flatten, hidden layers, classifier) and two scalings by ``sqrt(lipschitz)``,
+before the first layer and before the classifier, between which every layer is 1-Lipschitz. Input is in pixel units, images in
+[0, 1]; a normalisation of the input is the caller's business and no part of the bound.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import get_device_dtype
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ..errors import InvalidInputError
+from ..layers import ContractionHead, Flatten, NormalizedLinear, Rescale, SandwichLinear, Step, collect
+from ..layers.initialization import Scheme, initialize
+
+__all__ = ["LayerFamily", "LipschitzNet", "to_size"]
+
+
+@dataclass(frozen=True)
+class LayerFamily:
+    """The layers that a family of models is made of.
+
+    ``stage(in, out, size, stride)`` gives a module with ``out_size``; ``hidden(in, out)`` a dense layer with its activation.
+    """
+
+    stage: Callable[..., nn.Module]
+    hidden: Callable[..., nn.Module] = SandwichLinear
+    classifier: Callable[..., nn.Module] = ContractionHead
+
+
+def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an int or a pair. Raises `InvalidInputError` for sizes below 1."""
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or min(size) < 1:
+        raise InvalidInputError(f"img_size must be a positive int or (height, width), not {img_size!r}")
+    return size
+
+
+class LipschitzHead(nn.Module):
+    """Feature maps to logits: flatten, 1-Lipschitz hidden layers, scaling, dropout, classifier ``fc``.
+
+    ``global_pool`` is ``"flat"``, or ``""`` for a headless network that returns its feature maps.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        hidden: tuple[int, ...],
+        family: LayerFamily,
+        scale: float,
+        global_pool: str,
+        drop_rate: float,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.family = family
+        self.flatten = Flatten()
+        widths = (in_features, *hidden)
+        self.layers = nn.Sequential(
+            *(family.hidden(p, q, **factory) for p, q in zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.rescale = Rescale(scale)
+        self.drop = nn.Dropout(drop_rate)
+        self.num_features = widths[-1]
+        self.global_pool = "flat"
+        self.fc: nn.Module = nn.Identity()
+        self.reset(num_classes, global_pool, **factory)
+
+    def reset(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        if global_pool not in (None, "", "flat"):
+            raise InvalidInputError(f"global_pool {global_pool!r} is not known here: use 'flat' or ''")
+        if global_pool is not None:
+            self.global_pool = global_pool
+        if num_classes > 0:
+            self.global_pool = "flat"  # a classifier needs vectors
+            self.fc = self.family.classifier(self.num_features, num_classes, device=device, dtype=dtype)
+        else:
+            self.fc = nn.Identity()
+        self.fc.train(self.training)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool == "":
+            return x
+        x = self.rescale(self.layers(self.flatten(x)))
+        if pre_logits:
+            return x
+        return self.fc(self.drop(x))
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The head as explicit steps on samples of ``in_shape``."""
+        return collect([(f"head.{name}", m) for name, m in self.named_children()], in_shape)
+
+
+class LipschitzNet(nn.Module):
+    """Stages of Lipschitz layers and a dense head, with timm's methods and attributes.
+
+    ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels ->
+    last hidden layer, and certificates use the constants of the pairs of classes. ``stages`` lists (width, stride). With
+    ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
+
+    Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
+    """
+
+    _traits = {"first_conv": None}  # weights of another in_chans are refused, not adapted as if they were a plain convolution
+
+    def __init__(
+        self,
+        family: LayerFamily,
+        stages: tuple[tuple[int, int], ...],
+        hidden: tuple[int, ...] = (),
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 32,
+        global_pool: str = "flat",
+        lipschitz: float = 1.0,
+        normalized_head: bool = False,
+        drop_rate: float = 0.0,
+        spatial: bool = True,
+        init: Scheme = "paired",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if not (math.isfinite(lipschitz) and lipschitz > 0):
+            raise InvalidInputError(f"lipschitz must be positive and finite, not {lipschitz!r}")
+        factory = {"device": device, "dtype": dtype}
+        if normalized_head:
+            family = LayerFamily(family.stage, family.hidden, NormalizedLinear)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.lipschitz = float(lipschitz)
+        self.grad_checkpointing = False
+        self.spatial = spatial
+
+        self.img_size = to_size(img_size)
+        size, channels, reduction = self.img_size, in_chans, 1
+        if not spatial:
+            channels, reduction, size = in_chans * math.prod(size), max(size), (1, 1)
+        self.rescale = Rescale(math.sqrt(lipschitz))
+        blocks: list[nn.Module] = []
+        self.feature_info: list[dict[str, Any]] = []
+        for index, (width, stride) in enumerate(stages):
+            block = family.stage(channels, width, img_size=size, stride=stride, **factory) if spatial else family.hidden(channels, width, **factory)
+            size = block.out_size if spatial else size
+            channels, reduction = width, reduction * stride
+            blocks.append(block)
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
+        self.stages = nn.Sequential(*blocks)
+        self.num_features = channels
+        self.head = LipschitzHead(
+            channels * math.prod(size), num_classes, hidden, family, math.sqrt(lipschitz), global_pool, drop_rate, **factory
+        )
+        self.head_hidden_size = self.head.num_features
+        initialize([*self.stages, *self.head.layers], init)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), (r"^head", (99999,))]}
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps behind each stage (``norm`` has no effect: there is no final norm)."""
+        if output_fmt != "NCHW":
+            raise InvalidInputError(f"output_fmt {output_fmt!r} is not offered: feature maps are NCHW")
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        stages = self.stages[: max_index + 1] if stop_early else self.stages
+        x = self._stem(x)
+        intermediates = []
+        for index, stage in enumerate(stages):
+            x = stage(x)
+            if index in take_indices:
+                intermediates.append(self._as_map(x))
+        return intermediates if intermediates_only else (self._as_map(x), intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the stages behind the last of ``indices``, and the head with them; returns the indices kept."""
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        pruned = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        self.num_features = self.feature_info[max_index]["num_chs"]
+        if prune_head or pruned:
+            self.head.layers = nn.Sequential()
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def _stem(self, x: Tensor) -> Tensor:
+        x = self.rescale(x)
+        return x if self.spatial else x.flatten(1)
+
+    def _as_map(self, x: Tensor) -> Tensor:
+        return x if self.spatial else x[:, :, None, None]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> feature maps (B, num_features, H', W')."""
+        x = self._stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.stages, x)
+        else:
+            x = self.stages(x)
+        return self._as_map(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature maps -> logits (B, num_classes), or the input of the classifier with ``pre_logits``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    @torch.jit.ignore
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The whole network, pixels to logits, as explicit steps on images of ``in_shape`` (C, H, W)."""
+        if tuple(in_shape) != (self.in_chans, *self.img_size):
+            raise InvalidInputError(
+                f"{type(self).__name__} was built for images of {(self.in_chans, *self.img_size)}, not {tuple(in_shape)}; "
+                "create the model with the in_chans and img_size of the data"
+            )
+        flatten = [] if self.spatial else [("flatten", Flatten())]
+        return collect([("rescale", self.rescale), *flatten, ("stages", self.stages), ("head", self.head)], tuple(in_shape))

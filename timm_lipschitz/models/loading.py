@@ -1,0 +1,153 @@
+"""Models by specification, as every command takes them.
+
+    sandwich_cnn.mnist       a timm name, with its weights where it has any
+    local-dir:runs/mine      what `timm-lipschitz train` wrote
+    hf-hub:user/repository   a timm model on the Hugging Face hub
+    package.module:function  a function of no arguments that returns a torch module
+
+Weights are read as safetensors only, checked against ``SHA256SUMS`` where one lies beside them, and loaded strictly.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from torch import nn
+
+from ..errors import CheckpointError, InvalidInputError
+
+__all__ = ["SUMS_FILE", "LoadedModel", "file_sha256", "load_model", "read_metadata", "verify_weights", "weights_sha256"]
+
+SUMS_FILE = "SHA256SUMS"
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, the specification it came from, and what its weights file says of its training."""
+
+    model: nn.Module
+    name: str
+    family: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def load_model(spec: str, **model_args: Any) -> LoadedModel:
+    """The model that ``spec`` names; ``model_args`` (num_classes, in_chans, img_size) go to timm models that are built anew.
+
+    Raises `InvalidInputError` for a specification that names nothing, `CheckpointError` for weights that are missing,
+    damaged, not safetensors, or do not fit.
+    """
+    if spec.startswith("local-dir:"):
+        return _local(spec, Path(spec.removeprefix("local-dir:")))
+    if spec.startswith("hf-hub:"):
+        return _timm(spec, pretrained=True)
+    if ":" in spec:
+        return _callable(spec)
+    return _timm(spec, pretrained=None, **model_args)
+
+
+def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
+    import timm
+
+    metadata: dict[str, str] = {}
+    if pretrained is None:
+        if not timm.is_model(spec.split(".")[0]):
+            close = ", ".join(timm.list_models(f"*{spec.split('.')[0][:6]}*")[:5])
+            raise InvalidInputError(f"no model is called {spec!r}" + (f"; did you mean one of {close}?" if close else ""))
+        tags = timm.list_models(f"{spec.split('.')[0]}.*", include_tags=True)
+        if "." in spec and spec not in tags:
+            raise InvalidInputError(f"{spec!r} has no such tag; there are {', '.join(tags) or 'none'}")
+        pretrained = timm.is_model_pretrained(spec)
+        weights = timm.get_pretrained_cfg_value(spec, "file") if pretrained else None
+        if weights is not None:
+            verify_weights(Path(weights))
+            metadata = read_metadata(Path(weights))
+    try:
+        model = timm.create_model(spec, pretrained=pretrained, **({} if pretrained else model_args))
+    except (RuntimeError, FileNotFoundError) as error:
+        raise CheckpointError(f"the weights of {spec!r} could not be loaded: {error}") from error
+    return LoadedModel(model.eval(), spec, model.pretrained_cfg.get("architecture") or type(model).__name__, metadata)
+
+
+def _local(spec: str, folder: Path) -> LoadedModel:
+    import timm
+
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; give local-dir: the folder that `timm-lipschitz train --out` wrote")
+    if not weights.is_file():
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+        reason = f"; {', '.join(pickles)} would be unpickled, which can run code: convert it to safetensors" if pickles else ""
+        raise CheckpointError(f"{weights} is missing{reason}")
+    try:
+        architecture = json.loads(config.read_text())["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{config} is missing or damaged ({type(error).__name__}: {error})") from error
+    verify_weights(weights)
+    metadata = read_metadata(weights)
+    try:
+        model = timm.create_model(spec, pretrained=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the weights in {folder} do not fit {architecture!r}: {error}") from error
+    return LoadedModel(model.eval(), spec, str(architecture), metadata)
+
+
+def _callable(spec: str) -> LoadedModel:
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidInputError(f"{spec!r}: {error}; MODEL is a timm name, local-dir:DIR, hf-hub:ID or module:function") from error
+    model = function()
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"{spec!r} returned {type(model).__name__}, not a torch.nn.Module")
+    return LoadedModel(model.eval(), spec, type(model).__name__)
+
+
+def read_metadata(weights: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; its header is checked against the file's size before anything is read.
+
+    Raises `CheckpointError` for a file that is no safetensors file, a pickle among them: it is never unpickled.
+    """
+    try:
+        with safetensors.safe_open(weights, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{weights} is not a readable safetensors file ({error}); save or download it again") from error
+
+
+def verify_weights(weights: Path) -> None:
+    """Compares a weights file with ``SHA256SUMS`` beside it, if that lists it. Raises `CheckpointError` if they differ."""
+    sums = weights.parent / SUMS_FILE
+    if not sums.is_file():
+        return
+    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    expected = listed.get(weights.name)
+    if expected is None:
+        return
+    if not weights.is_file():
+        raise CheckpointError(f"{weights} is missing, though {sums} lists it; install the package again")
+    if (found := file_sha256(weights)) != expected:
+        raise CheckpointError(f"{weights} is damaged: its SHA-256 is {found}, {sums} says {expected}; copy it again")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a model's state dict, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

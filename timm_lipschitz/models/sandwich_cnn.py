@@ -1,0 +1,68 @@
+"""Convolutional sandwich networks in Fourier form: the paper's small, medium and large, and its certified network.
+
+Source: Wang and Manchester, "Direct Parameterization of Lipschitz-Bounded Deep Networks", ICML 2023, arXiv 2301.11526,
+tables 5 and 6. Parameters count free parameters at 3x32x32 with 10 classes.
+"""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from ..layers import SandwichFourierConv2d
+from ._cfg import cfg
+from ._trunk import LayerFamily, LipschitzNet
+
+__all__ = ["sandwich_cnn", "sandwich_cnn_large", "sandwich_cnn_medium", "sandwich_dnn"]
+
+_FOURIER = LayerFamily(stage=SandwichFourierConv2d)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "sandwich_cnn.*": cfg(),
+        "sandwich_cnn_medium": cfg(),
+        "sandwich_cnn_large": cfg(),
+        "sandwich_dnn": cfg(pool_size=(4, 4)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> LipschitzNet:
+    return build_model_with_cfg(
+        LipschitzNet,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        family=_FOURIER,
+        **kwargs,
+    )
+
+
+def _paper_cnn(variant: str, pretrained: bool, width: int, **kwargs: Any) -> LipschitzNet:
+    stages = ((32 * width, 1), (32 * width, 2), (64 * width, 1), (64 * width, 2))
+    return _create(variant, pretrained, stages=stages, hidden=(512 * width, 512 * width), **kwargs)
+
+
+@register_model
+def sandwich_cnn(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
+    """The paper's small network, 3M parameters."""
+    return _paper_cnn("sandwich_cnn", pretrained, 1, **kwargs)
+
+
+@register_model
+def sandwich_cnn_medium(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
+    """The paper's medium network, 12M parameters."""
+    return _paper_cnn("sandwich_cnn_medium", pretrained, 2, **kwargs)
+
+
+@register_model
+def sandwich_cnn_large(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
+    """The paper's large network, 48M parameters."""
+    return _paper_cnn("sandwich_cnn_large", pretrained, 4, **kwargs)
+
+
+@register_model
+def sandwich_dnn(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
+    """The paper's network for certified accuracy, with last-layer normalisation, 26M parameters."""
+    kwargs.setdefault("normalized_head", True)
+    stages = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2))
+    return _create("sandwich_dnn", pretrained, stages=stages, hidden=(2048, 2048, 1024), **kwargs)

@@ -1,0 +1,290 @@
+"""A run on disk: four files, written together, and believed only after everything in them was checked."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.records._files import read_regular_file, write_all_atomic
+from timm_lipschitz.records.run_info import RunInfo
+from timm_lipschitz.records.schema import (
+    SCHEMA_VERSION,
+    AttackSettings,
+    CertificationInfo,
+    DatasetInfo,
+    ModelInfo,
+    NumericFlags,
+    Record,
+    Results,
+    Selection,
+    StrictModel,
+    TableHashes,
+    TrainingInfo,
+)
+from timm_lipschitz.records.summary import check_coverage, summarize
+from timm_lipschitz.records.tables import AttackTable, ImageTable
+from timm_lipschitz.threat_model import ThreatModel
+
+_MAX_JSON_BYTES = 16 << 20
+_MAX_TABLE_BYTES = 1 << 30
+_Schema = TypeVar("_Schema", bound=StrictModel)
+
+
+@dataclass(frozen=True)
+class RunBytes:
+    """Contents of the four files of a run."""
+
+    record: bytes
+    images: bytes
+    attacks: bytes
+    run_info: bytes
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Paths of the four files of a run."""
+
+    record: Path
+    images: Path
+    attacks: Path
+    run_info: Path
+
+    @classmethod
+    def of_run(cls, run_dir: Path | str) -> Self:
+        """In a run directory: ``record.json``, ``images.parquet``, ``attacks.parquet``, ``run.json``."""
+        folder = Path(run_dir)
+        return cls(
+            record=folder / "record.json",
+            images=folder / "images.parquet",
+            attacks=folder / "attacks.parquet",
+            run_info=folder / "run.json",
+        )
+
+    def read(self) -> RunBytes:
+        """Read the four files without following links.
+
+        Raises:
+            RecordError: a file is missing, not regular, too large or unreadable.
+        """
+        return RunBytes(
+            record=read_regular_file(self.record, _MAX_JSON_BYTES),
+            images=read_regular_file(self.images, _MAX_TABLE_BYTES),
+            attacks=read_regular_file(self.attacks, _MAX_TABLE_BYTES),
+            run_info=read_regular_file(self.run_info, _MAX_JSON_BYTES),
+        )
+
+    def write(self, contents: RunBytes) -> None:
+        """Write the four files, the record last, since it vouches for the tables.
+
+        Raises:
+            RunDirectoryError: a file could not be written; the old ones are intact.
+        """
+        write_all_atomic(
+            {
+                self.images: contents.images,
+                self.attacks: contents.attacks,
+                self.run_info: contents.run_info,
+                self.record: contents.record,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose schema, hashes, order and figures were checked against each other."""
+
+    record: Record
+    images: ImageTable
+    attacks: AttackTable
+    run_info: RunInfo
+
+
+def make_record(
+    *,
+    record_id: str,
+    model: ModelInfo,
+    dataset: DatasetInfo,
+    certification: CertificationInfo | None,
+    threat_models: Sequence[ThreatModel],
+    images: ImageTable,
+    attack_table: AttackTable,
+    attacks: Sequence[AttackSettings] = (),
+    attacked: Selection | None = None,
+    seed: int,
+    numeric: NumericFlags,
+    versions: dict[str, str],
+    training: TrainingInfo | None = None,
+    status: Literal["complete", "partial"] = "complete",
+) -> Record:
+    """Build the record of a run: figures and hashes are computed from the two tables.
+
+    Raises:
+        RecordError: the tables contradict each other or the description of the run.
+    """
+    results = summarize(images, attack_table, threat_models, model.pixels)
+    tables = TableHashes(images_sha256=_sha256(images.to_parquet()), attacks_sha256=_sha256(attack_table.to_parquet()))
+    try:
+        record = Record(
+            schema_version=SCHEMA_VERSION,
+            provenance="measured",
+            status=status,
+            id=record_id,
+            model=model,
+            dataset=dataset,
+            training=training,
+            certification=certification,
+            attacked=attacked,
+            attacks=tuple(attacks),
+            seed=seed,
+            numeric=numeric,
+            versions=versions,
+            results=results,
+            tables=tables,
+        )
+    except ValidationError as error:
+        raise RecordError(_describe("record", error)) from error
+    _check(record, images, attack_table)
+    return record
+
+
+def write_run(run_dir: Path | str, record: Record, images: ImageTable, attacks: AttackTable, run_info: RunInfo) -> None:
+    """Check a run and write its four files, all or none.
+
+    Raises:
+        RecordError: the record and the tables disagree; nothing is written.
+        RunDirectoryError: a file could not be written; what was there before is intact.
+    """
+    contents = RunBytes(
+        record=_to_json(record), images=images.to_parquet(), attacks=attacks.to_parquet(), run_info=_to_json(run_info)
+    )
+    parse_run(contents)
+    RunFiles.of_run(run_dir).write(contents)
+
+
+def read_run(run_dir: Path | str) -> Run:
+    """Read and check a run directory.
+
+    Raises:
+        RecordError: a file is missing or damaged, the schema is broken, a hash or a figure does not match the tables,
+            or certified <= attacked <= clean does not hold.
+    """
+    return parse_run(RunFiles.of_run(run_dir).read())
+
+
+def parse_run(contents: RunBytes) -> Run:
+    """Turn the bytes of the four files into a checked run; nothing in them is trusted.
+
+    Raises:
+        RecordError: as `read_run`.
+    """
+    record = _from_json(Record, contents.record, "record.json")
+    run_info = _from_json(RunInfo, contents.run_info, "run.json")
+    evaluated = record.dataset.evaluated.count
+    rows = evaluated * len(record.attacks) * len(record.results.threat_models)
+    for data, expected, name in (
+        (contents.images, record.tables.images_sha256, "images.parquet"),
+        (contents.attacks, record.tables.attacks_sha256, "attacks.parquet"),
+    ):
+        if _sha256(data) != expected:
+            raise RecordError(f"{name} has SHA-256 {_sha256(data)}, the record states {expected}: damaged or replaced")
+    images = ImageTable.from_parquet(contents.images, max_rows=evaluated)
+    attacks = AttackTable.from_parquet(contents.attacks, max_rows=rows)
+    _check(record, images, attacks)
+    return Run(record=record, images=images, attacks=attacks, run_info=run_info)
+
+
+def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:
+    """Check a record of the right schema against its tables: coverage, ranges, order, and every figure."""
+    evaluated = record.dataset.evaluated
+    if len(images) != evaluated.count:
+        raise RecordError(f"images: {len(images)} rows, the record states {evaluated.count} evaluated images")
+    if evaluated.kind != "listed" and not np.array_equal(images.index, np.arange(evaluated.count)):
+        raise RecordError(f"images: the indices are not 0 to {evaluated.count - 1}, as {evaluated.kind!r} means")
+    if images.index[-1] >= record.dataset.size:
+        raise RecordError(f"images: index {images.index[-1]} is outside a split of {record.dataset.size} images")
+    for name, column in (("label", images.label), ("prediction", images.prediction)):
+        if column.max() >= record.model.num_classes:
+            classes = record.model.num_classes
+            raise RecordError(f"images: {name} {column.max()} is outside the model's {classes} classes")
+    if record.certification is None and images.radius.any():
+        raise RecordError("images: a certified radius in a record without a certification")
+    if unknown := sorted(set(attacks.attack.tolist()) - {attack.name for attack in record.attacks}):
+        raise RecordError(f"attacks: no settings are recorded for {unknown[0]!r}")
+    if record.status == "complete":
+        check_coverage(attacks, record.attacked)
+        if missing := sorted({attack.name for attack in record.attacks} - set(attacks.attack.tolist())):
+            raise RecordError(f"attacks: no rows of {missing[0]!r} in a complete record")
+    threat_models = [ThreatModel.parse(figures.threat_model) for figures in record.results.threat_models]
+    computed = summarize(images, attacks, threat_models, record.model.pixels)
+    if computed != record.results:
+        raise RecordError(f"record.json: results.{_first_difference(record.results, computed)}")
+
+
+def _to_json(model: StrictModel) -> bytes:
+    """Canonical JSON: ASCII, two spaces, fields in the schema's order, a newline at the end."""
+    return (json.dumps(model.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def _from_json(schema: type[_Schema], data: bytes, name: str) -> _Schema:
+    try:
+        parsed = json.loads(data, object_pairs_hook=_unique_keys)
+        version = parsed.get("schema_version") if isinstance(parsed, dict) else None
+        if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{name}: schema_version is {version}; this version of timm-lipschitz reads {SCHEMA_VERSION}: update it"
+            )
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        raise RecordError(_describe(name, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{name} is not valid JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"field given twice: {next(key for key in keys if keys.count(key) > 1)!r}")
+    return result
+
+
+def _describe(name: str, error: ValidationError) -> str:
+    """The first few broken fields with what was given."""
+    lines = []
+    for detail in error.errors(include_url=False)[:5]:
+        field = ".".join(str(part) for part in detail["loc"]) or "(whole)"
+        lines.append(f"{name}: {field}: {detail['msg']}, got {repr(detail['input'])[:80]}")
+    if error.error_count() > len(lines):
+        lines.append(f"and {error.error_count() - len(lines)} more")
+    return "\n".join(lines)
+
+
+def _first_difference(stored: Results, computed: Results) -> str:
+    flat_stored, flat_computed = _flatten(stored.model_dump()), _flatten(computed.model_dump())
+    for field in [*flat_stored, *flat_computed]:
+        if flat_stored.get(field) != flat_computed.get(field):
+            return f"{field} is {flat_stored.get(field)}, the tables give {flat_computed.get(field)}"
+    raise AssertionError("the results are equal")
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

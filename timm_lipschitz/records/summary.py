@@ -1,0 +1,151 @@
+"""From the two tables to the figures of a record, which are nothing but a view of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.records.certified import certified_mask, l2_per_unit
+from timm_lipschitz.records.schema import AttackFigures, Figure, Results, Selection, ThreatModelFigures
+from timm_lipschitz.records.tables import AttackTable, ImageTable, Status
+from timm_lipschitz.threat_model import ThreatModel
+
+
+def summarize(images: ImageTable, attacks: AttackTable, threat_models: Sequence[ThreatModel], pixels: int) -> Results:
+    """Compute all figures of a run.
+
+    Args:
+        images: every evaluated image.
+        attacks: what was attacked; may be empty, and may leave some threat models out.
+        threat_models: certified accuracy is computed at each of them, in this order.
+        pixels: channels times height times width.
+
+    Raises:
+        RecordError: a status that breaks certified <= attacked <= clean for some image, an attacked image that was not
+            evaluated, or an attack at a threat model that is not listed.
+    """
+    _check_known_threat_models(attacks, threat_models)
+    return Results(
+        clean=Figure.of(int(images.correct.sum()), len(images)),
+        threat_models=tuple(_threat_model_figures(images, attacks, model, pixels) for model in threat_models),
+    )
+
+
+def check_coverage(attacks: AttackTable, attacked: Selection | None) -> None:
+    """Check that every attack at every attacked threat model covers exactly the attacked images.
+
+    Raises:
+        RecordError: rows are missing or too many; a run in that state is "partial".
+    """
+    for name, attack in _groups(attacks):
+        rows = attacks.select(name, attack)
+        if attacked is None or not _is_selection(rows.index, attacked):
+            raise RecordError(
+                f"{attack} at {name} covers {len(rows)} images, the record states "
+                f"{attacked.model_dump() if attacked else None}: finish the run, or write it with status 'partial'"
+            )
+    for name in sorted(set(attacks.threat_model.tolist())):
+        covered = [attacks.select(name, attack).index for other, attack in _groups(attacks) if other == name]
+        if any(not np.array_equal(covered[0], other) for other in covered[1:]):
+            raise RecordError(f"the attacks at {name} cover different images: attack the same ones with each")
+
+
+def _is_selection(index: NDArray[np.int64], selection: Selection) -> bool:
+    if selection.kind == "listed":
+        return len(index) == selection.count
+    return np.array_equal(index, np.arange(selection.count))
+
+
+def _threat_model_figures(
+    images: ImageTable, attacks: AttackTable, threat_model: ThreatModel, pixels: int
+) -> ThreatModelFigures:
+    certified = certified_mask(images, threat_model, pixels)
+    names = [attack for name, attack in _groups(attacks) if name == str(threat_model)]
+    tables = [attacks.select(str(threat_model), name) for name in names]
+    for name, table in zip(names, tables, strict=True):
+        _check_statuses(images, table, certified, threat_model, name, pixels)
+    return ThreatModelFigures(
+        threat_model=str(threat_model),
+        certified=Figure.of(int(certified.sum()), len(images)),
+        attacks=tuple(_attack_figures(name, table) for name, table in zip(names, tables, strict=True)),
+        robust=_robust_to_all(tables),
+    )
+
+
+def _attack_figures(attack: str, table: AttackTable) -> AttackFigures:
+    total = len(table)
+    count = {status: int((table.status == status.value).sum()) for status in Status}
+    attacked = count[Status.BROKEN] + count[Status.STANDING]
+    return AttackFigures(
+        attack=attack,
+        clean=Figure.of(total - count[Status.MISCLASSIFIED], total),
+        proved=Figure.of(count[Status.CERTIFIED], total),
+        attacked=Figure.of(attacked, total),
+        broken=Figure.of(count[Status.BROKEN], total),
+        standing=Figure.of(count[Status.STANDING], total),
+        robust=Figure.of(count[Status.CERTIFIED] + count[Status.STANDING], total),
+    )
+
+
+def _robust_to_all(tables: Sequence[AttackTable]) -> Figure | None:
+    """Images that no attack broke, among those that every attack has seen."""
+    if not tables:
+        return None
+    common = tables[0].index
+    for table in tables[1:]:
+        common = np.intersect1d(common, table.index)
+    if common.size == 0:
+        return None
+    robust = np.ones(common.size, dtype=np.bool_)
+    for table in tables:
+        status = table.status[np.searchsorted(table.index, common)]
+        robust &= np.isin(status, [Status.CERTIFIED.value, Status.STANDING.value])
+    return Figure.of(int(robust.sum()), int(common.size))
+
+
+def _check_statuses(
+    images: ImageTable,
+    table: AttackTable,
+    certified: NDArray[np.bool_],
+    threat_model: ThreatModel,
+    attack: str,
+    pixels: int,
+) -> None:
+    """Check certified <= attacked <= clean for every image: but for the verdict, a status follows from its row."""
+    where = f"{attack} at {threat_model}"
+    rows = np.searchsorted(images.index, table.index).clip(max=len(images) - 1)
+    _refuse(f"{where}: an attacked image is missing from the images table", images.index[rows] != table.index, table)
+    correct, proved = images.correct[rows], certified[rows]
+    misclassified, is_proved = table.status == Status.MISCLASSIFIED.value, table.status == Status.CERTIFIED.value
+    broken, within_eps = table.status == Status.BROKEN.value, table.distance <= threat_model.radius
+    distance, radius = table.distance, images.radius[rows]
+    _refuse(f"{where}: a misclassified image has another status", ~correct & ~misclassified, table)
+    _refuse(f"{where}: an image classified correctly is called misclassified", correct & misclassified, table)
+    _refuse(f"{where}: a certified image has another status", proved & ~is_proved, table)
+    _refuse(f"{where}: an image without a certificate at this eps is called certified", ~proved & is_proved, table)
+    _refuse(f"{where}: a broken image without a distance within eps", broken & ~within_eps, table)
+    _refuse(f"{where}: an image that is not broken has a distance within eps", ~broken & within_eps, table)
+    # The slack covers the rounding of this product; a violation that is real was stopped by the evaluation.
+    l2_distance = distance * l2_per_unit(threat_model, pixels) * (1 + 1e-12)
+    _refuse(f"{where}: an adversarial example inside the certified radius", broken & (l2_distance < radius), table)
+
+
+def _check_known_threat_models(attacks: AttackTable, threat_models: Sequence[ThreatModel]) -> None:
+    listed = {str(threat_model) for threat_model in threat_models}
+    if unknown := sorted(set(attacks.threat_model.tolist()) - listed):
+        raise RecordError(f"attacks: threat model {unknown[0]!r} is not one of the run's: {', '.join(sorted(listed))}")
+
+
+def _groups(attacks: AttackTable) -> list[tuple[str, str]]:
+    """The pairs of threat model and attack that the table holds, sorted."""
+    return sorted(set(zip(attacks.threat_model.tolist(), attacks.attack.tolist(), strict=True)))
+
+
+def _refuse(what: str, rows: NDArray[np.bool_], table: AttackTable) -> None:
+    if rows.any():
+        first = int(np.argmax(rows))
+        raise RecordError(
+            f"{what}: image {table.index[first]}, status {str(table.status[first])!r}, "
+            f"distance {table.distance[first]} ({int(rows.sum())} such rows)"
+        )

@@ -1,0 +1,72 @@
+"""What a training run writes: a model that timm loads with ``local-dir:``, and the state to resume from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..models.loading import SUMS_FILE, file_sha256
+
+__all__ = ["load_state", "save_model", "save_state"]
+
+STATE_FILE = "training_state.pt"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save_model(model: nn.Module, folder: Path, model_args: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Writes ``config.json``, ``model.safetensors`` (free parameters only, with ``metadata``) and its hash into ``folder``."""
+    from timm.models._hub import save_config_for_hf  # timm exports only the function that pickles as well
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config_for_hf(model, str(folder / "config.json"), model_args=model_args)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+    safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+    _publish(temporary, folder / WEIGHTS_FILE)
+    sums = folder / f".{SUMS_FILE}.{os.getpid()}"
+    sums.write_text(f"{file_sha256(folder / WEIGHTS_FILE)}  {WEIGHTS_FILE}\n")
+    _publish(sums, folder / SUMS_FILE)
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Replaces the state of the last finished epoch; an interrupted write leaves the old one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{STATE_FILE}.{os.getpid()}"
+    torch.save(state, temporary)
+    _publish(temporary, folder / STATE_FILE)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state of the last finished epoch, tensors and plain values only.
+
+    Raises `CheckpointError` if there is none, or if it is damaged or holds anything but tensors and plain values.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        raise CheckpointError(f"nothing to resume: {path} does not exist; leave out --resume to start")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more for damaged files
+        raise CheckpointError(f"{path} is damaged or unsafe ({type(error).__name__}: {error}); delete it and start again") from error
+
+
+def dump_metadata(**values: Any) -> dict[str, str]:
+    """safetensors keeps strings only: everything else as JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()}
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Makes a written file durable under its name, at once or not at all."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

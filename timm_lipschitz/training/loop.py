@@ -1,0 +1,189 @@
+"""The training loop, on timm's task, optimizer, scheduler and weight average.
+
+A run is a function of recipe, data, model and seed. Every epoch derives its randomness from (seed, epoch), and its end is
+saved, so a run that was interrupted and resumed gives the same weights as one that was not.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..certification import NetworkBound, certified, network_bound, radii
+from ..data import BatchLoader, ImageDataset, PadCropFlip, check_classes
+from ..errors import CheckpointError, NonFiniteError
+from ..folding import explicit_steps
+from .checkpoint import dump_metadata, load_state, save_model, save_state
+from .recipes import Recipe
+
+__all__ = ["EpochFigures", "train"]
+
+VALIDATION_EPS = (0.0, 36 / 255, 1.0, 1.58)
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """Figures at the end of an epoch: mean training loss, and on the validation split the share (0 to 1) of images with a
+    margin certifying each eps of `VALIDATION_EPS`, eps 0 being clean accuracy. float32 logits: for tuning, not for a record."""
+
+    epoch: int
+    loss: float
+    validation: tuple[float, ...]
+    seconds: float
+
+
+def train(
+    model_name: str,
+    train_data: ImageDataset,
+    validation_data: ImageDataset,
+    recipe: Recipe,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    on_step: Callable[[int, int, int, float], None] | None = None,
+    on_epoch: Callable[[EpochFigures], None] | None = None,
+) -> nn.Module:
+    """Trains ``model_name`` (a timm name) and writes a ``local-dir:`` model to ``out``; returns the model in eval mode.
+
+    ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress. With ``resume`` the run goes on
+    behind its last finished epoch. Raises `CheckpointError` if there is nothing to resume or if the run in ``out`` had other
+    settings, `InvalidInputError` for data that does not fit, and `NonFiniteError` if the loss diverges.
+    """
+    import timm
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.task import ClassificationTask
+    from timm.utils import unwrap_model
+
+    device = torch.device(device)
+    torch.manual_seed(seed)
+    channels, *size = train_data.image_shape
+    model_args = {"img_size": tuple(size), "lipschitz": recipe.lipschitz}
+    model = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **model_args).to(device)
+    check_classes(model.num_classes, train_data)
+
+    task = ClassificationTask(model, recipe.make_loss(), device=device, verbose=False)
+    if recipe.ema_decay is not None:
+        task.setup_ema(decay=recipe.ema_decay, use_warmup=True)
+    augment = PadCropFlip(recipe.padding, recipe.flip) if recipe.padding or recipe.flip else None
+    loader = BatchLoader(
+        train_data.to(device), recipe.batch_size, shuffle=True, seed=seed, augment=augment, drop_last=True
+    )
+    steps = len(loader)
+    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.schedule,
+        num_epochs=recipe.epochs,
+        decay_rate=1.0,
+        warmup_epochs=recipe.warmup_epochs,  # type: ignore[arg-type]
+        warmup_prefix=False,
+        warmup_lr=recipe.learning_rate * 1e-3,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    identity = {
+        "model": model_name,
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "train_data": train_data.content_hash,
+        "torch": torch.__version__.split("+")[0],
+    }
+    history: list[dict[str, Any]] = []
+    first_epoch = 0
+    if resume:
+        state = load_state(out)
+        _require_same(identity, state["identity"], out)
+        task.load_checkpoint_state(state["model"]["state_dict"])
+        if task.has_ema():
+            task.load_checkpoint_state(state["ema"]["state_dict_ema"], ema=True)
+        optimizer.load_state_dict(state["optimizer"])
+        history, first_epoch = state["history"], state["epoch"] + 1
+
+    scheduler.step_update(first_epoch * steps)
+    started = time.monotonic()
+    for epoch in range(first_epoch, recipe.epochs):
+        torch.manual_seed(_mix(seed, epoch))  # dropout
+        model.train()
+        total = torch.zeros((), device=device)
+        for step, (images, labels) in enumerate(loader.epoch(epoch)):
+            loss = task(images, labels)["loss"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_grad is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            optimizer.step()
+            update = epoch * steps + step + 1
+            task.update_ema(step=update)
+            scheduler.step_update(update)
+            total += loss.detach()
+            if on_step is not None:
+                on_step(epoch, step + 1, steps, float(loss.detach()))
+        mean_loss = float(total) / steps
+        if not bool(torch.isfinite(total)):
+            raise NonFiniteError(
+                f"epoch {epoch}: the loss is {mean_loss}; lower the learning rate ({recipe.learning_rate}) or set clip_grad; "
+                f"the state of the epoch before is in {out}"
+            )
+        averaged = unwrap_model(task.get_eval_model(ema=task.has_ema()))
+        validation = evaluate_margins(averaged, validation_data, device)
+        figures = EpochFigures(epoch, mean_loss, validation, time.monotonic() - started)
+        history.append({"epoch": epoch, "loss": mean_loss, "validation": list(figures.validation)})
+        save_state(
+            out,
+            {
+                "identity": identity,
+                "epoch": epoch,
+                "history": history,
+                "model": task.get_checkpoint_state(),
+                "ema": task.get_checkpoint_state(ema=True),
+                "optimizer": optimizer.state_dict(),
+            },
+        )
+        if on_epoch is not None:
+            on_epoch(figures)
+
+    trained = unwrap_model(task.get_eval_model(ema=task.has_ema())).eval()
+    metadata = dump_metadata(
+        **identity,
+        recipe_name=f"{model_name}.{train_data.name}",
+        tuned_on=recipe.tuned_on,
+        dataset=train_data.name,
+        split=train_data.split,
+        validation_data=validation_data.content_hash,
+        validation_eps=list(VALIDATION_EPS),
+        history=history,
+    )
+    save_model(trained, out, model_args, metadata)
+    return trained
+
+
+@torch.no_grad()
+def evaluate_margins(model: nn.Module, data: ImageDataset, device: torch.device) -> tuple[float, ...]:
+    """Share of images (0 to 1) certified at each of `VALIDATION_EPS`, from logits in the model's own precision."""
+    was_training = model.training
+    model.eval()
+    bound: NetworkBound = network_bound(explicit_steps(model))
+    radius: list[Tensor] = []
+    for images, labels in BatchLoader(data.to(device), 500).epoch(0):
+        radius.append(radii(model(images).double().cpu(), labels.cpu(), bound.pairs)[1])
+    model.train(was_training)
+    every = torch.cat(radius)
+    return tuple(float(certified(every, eps).double().mean()) for eps in VALIDATION_EPS)
+
+
+def _require_same(now: dict[str, Any], before: dict[str, Any], out: Path) -> None:
+    changed = [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
+    if changed:
+        raise CheckpointError(f"cannot resume {out}: the settings changed ({'; '.join(changed)}); use another --out, or the old settings")
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for an epoch; distinct pairs of small integers give distinct seeds."""
+    return seed * 1_000_003 + epoch

@@ -1,0 +1,85 @@
+"""Recipes: everything a training run depends on besides the data and the seed.
+
+The shipped checkpoints were trained by the recipes of the same name, tuned on the validation split alone.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ..errors import InvalidInputError
+from ..losses import MarginCrossEntropy, multi_margin
+
+__all__ = ["RECIPES", "Recipe", "recipe_for"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run's settings.
+
+    Attributes:
+        loss: ``"cross_entropy"`` with margin offset and temperature, or ``"multi_margin"``.
+        margin: radius in pixel units that the loss asks for; the offset on the logits is ``sqrt2 lipschitz margin``.
+        temperature: of the cross entropy.
+        lipschitz: bound of the network, pixels -> logits.
+        epochs, batch_size, optimizer, learning_rate, weight_decay, schedule: as timm's factories name them; the learning rate
+            rises linearly over ``warmup_epochs`` and falls to 0 over the others, updated every step.
+        ema_decay: decay of timm's ModelEmaV3, or None for none; the average is what is evaluated and saved.
+        padding: pixels of a random shift, 0 for none; ``flip`` mirrors at random.
+        clip_grad: largest gradient norm, or None.
+        tuned_on: the split that these settings were chosen on.
+    """
+
+    loss: Literal["cross_entropy", "multi_margin"] = "cross_entropy"
+    margin: float = 1.0
+    temperature: float = 0.25
+    lipschitz: float = 1.0
+    epochs: int = 20
+    batch_size: int = 256
+    optimizer: str = "adam"
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "poly"] = "poly"
+    warmup_epochs: float = 1.0
+    ema_decay: float | None = None
+    padding: int = 0
+    flip: bool = False
+    clip_grad: float | None = None
+    tuned_on: Literal["validation", "nothing"] = "nothing"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"Recipe: {name} must be at least 1, not {getattr(self, name)!r}")
+        for name in ("margin", "lipschitz", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InvalidInputError(f"Recipe: {name} must be positive, not {getattr(self, name)!r}")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise InvalidInputError(f"Recipe: warmup_epochs {self.warmup_epochs!r} must lie in [0, epochs={self.epochs})")
+        if self.loss not in ("cross_entropy", "multi_margin"):
+            raise InvalidInputError(f"Recipe: loss {self.loss!r} is unknown; use 'cross_entropy' or 'multi_margin'")
+
+    def make_loss(self):
+        """The loss module of this recipe, logits (B, K) and labels (B,) -> scalar."""
+        offset = 2**0.5 * self.lipschitz * self.margin
+        if self.loss == "multi_margin":
+            return multi_margin(offset)
+        return MarginCrossEntropy(offset, self.temperature * self.lipschitz)
+
+    def with_overrides(self, **changes: Any) -> "Recipe":
+        """A copy with every change that is not None; a recipe that was changed is tuned on nothing."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, **{"tuned_on": "nothing", **given}) if given else self
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sandwich_mlp.mnist": Recipe(epochs=40, ema_decay=0.99, tuned_on="validation"),
+    "sandwich_cnn.mnist": Recipe(epochs=12, ema_decay=0.99, tuned_on="validation"),
+}
+
+
+def recipe_for(model: str, data: str) -> Recipe:
+    """The recipe of a model on a data set, or the default one."""
+    return RECIPES.get(f"{model.split('.')[0]}.{data}", Recipe())
