@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidInputError, NotCertifiableError
+from .errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from .layers import Affine, Operator, Sandwich, Scaling, Step
 from .layers.activations import make_activation
 
@@ -42,12 +42,19 @@ def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNet
 
     ``in_shape`` (C, H, W) is needed where the model does not say it by ``in_chans`` and ``img_size``. The model is left as it
     is. Raises `NotCertifiableError` naming a module without explicit operators, and `NonFiniteError` for NaN or infinite
-    weights.
+    weights, or weights that the model's dtype cannot hold once they are multiplied.
     """
     steps = explicit_steps(model, in_shape)
     parameter = next(model.parameters())
     folded = fold_steps(steps, input_shape(model, in_shape), float(model.lipschitz))  # type: ignore[arg-type]
-    return folded.to(device=parameter.device, dtype=parameter.dtype).eval()
+    folded = folded.to(device=parameter.device, dtype=parameter.dtype)
+    for name, weight in folded.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise NonFiniteError(
+                f"{type(model).__name__} cannot be folded in {weight.dtype}: {name} overflows there; fold model.double(), or keep "
+                "log-scales small"
+            )
+    return folded.eval()
 
 
 def explicit_steps(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> list[Step]:

@@ -25,9 +25,9 @@ def library_attack(model, threat_model, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("text", "num_classes"), [("l2:0.15", 10), ("linf:0.015", 5), ("l1:0.1", 5)], ids=["l2", "linf", "l1"]
+    ("text", "num_classes", "batch_size"), [("l2:0.15", 10, 250), ("linf:0.015", 5, 4), ("l1:0.1", 4, 250)]
 )
-def test_verdicts_of_the_library(text, num_classes, monkeypatch):
+def test_verdicts_of_the_library(text, num_classes, batch_size, monkeypatch):
     monkeypatch.setattr(_autoattack, "_QUERIES", 50)
     threat_model = ThreatModel.parse(text)
     model, images = Mlp(num_classes).eval(), grey_images(6, seed=3)
@@ -38,9 +38,9 @@ def test_verdicts_of_the_library(text, num_classes, monkeypatch):
     theirs.square.n_queries = 50
     theirs.apgd_targeted.n_target_classes = min(theirs.apgd_targeted.n_target_classes, num_classes - 1)
     theirs.fab.n_target_classes = min(9, num_classes - 1)
-    points, answers = theirs.run_standard_evaluation(images, labels, batch_size=4)
+    points, answers = theirs.run_standard_evaluation(images, labels, batch_size=batch_size)
 
-    ours = run_attack(model, images, labels, threat_model, seed=7, batch_size=4)
+    ours = run_attack(model, images, labels, threat_model, seed=7, batch_size=batch_size)
     assert torch.equal(ours.success, answers != labels)
     assert 1 < int(ours.success.sum()) < len(images)
     assert (ours.adversarial - points).abs().max() <= 1e-6

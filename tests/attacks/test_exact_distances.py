@@ -47,10 +47,8 @@ def test_succeeds_exactly_where_eps_exceeds_the_distance(name):
         assert (result.distance > threat_model.radius).any()  # kept, but no success
 
 
-@pytest.mark.parametrize(("norm", "name"), CASES)
+@pytest.mark.parametrize(("norm", "name"), [case for case in CASES if case[1] != "square"])  # random: promises nothing
 def test_large_radius_breaks_an_image(norm, name):
-    if name == "square":
-        pytest.skip("random search of 50 queries promises nothing")
     model, images = Linear(5), grey_images(3, seed=1)
     labels = predicted(model, images)
     exact = model.smallest_perturbation(images, labels, norm)

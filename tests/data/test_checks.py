@@ -123,9 +123,10 @@ def test_exactly_the_unit_interval_passes(sample, value):
             check_images(images)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_good_labels(dtype):
-    check_labels(torch.tensor([0, 9, 3], dtype=dtype), 10, num_images=3)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.uint16])
+@pytest.mark.parametrize("num_classes", [10, 300])
+def test_good_labels(dtype, num_classes):
+    check_labels(torch.tensor([0, 9, 3], dtype=dtype), num_classes, num_images=3)
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(10, torch.int64), (-1, torch.int64), (255, torch.uint8)])

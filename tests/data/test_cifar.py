@@ -117,9 +117,27 @@ class TestNothingIsExecuted:
     def test_stand_ins_cannot_be_changed(self, tmp_path, write):
         """BUILD with a dictionary sets attributes of an ordinary function; the allowed names must not take any."""
         for name in (b"numpy\ndtype", b"numpy\nndarray", b"_codecs\nencode", b"numpy._core.multiarray\n_reconstruct"):
-            self.refused(tmp_path, b"\x80\x02c" + name + b"\n}U\x08__call__K\x01sb.")
+            assert "a state for" in self.refused(tmp_path, b"\x80\x02c" + name + b"\n}U\x08__call__K\x01sb.")
         write.cifar(tmp_path / "test_batch", write.images(2, SHAPE), np.zeros(2, int))
         assert len(load_dataset("cifar10", "test", tmp_path)) == 2
+
+    def test_codecs_other_than_the_one_for_bytes(self, tmp_path):
+        assert "encoding 'bz2'" in self.refused(tmp_path, b"c_codecs\nencode\n(Vabc\nVbz2\ntR.")
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "content"),
+        [
+            (b"(J\xfe\xff\xff\xffJ\xfd\xff\xff\xfft", b"cnumpy\ndtype\n(U\x02u1tR", b"U\x06abcdef"),  # (-2, -3)
+            (b"(G\x40\x18\x00\x00\x00\x00\x00\x00t", b"cnumpy\ndtype\n(U\x02u1tR", b"U\x06abcdef"),  # (6.0,)
+            (b"K\x06", b"cnumpy\ndtype\n(U\x02u1tR", b"U\x06abcdef"),  # 6
+            (b"K\x06\x85", b"N", b"U\x06abcdef"),  # no dtype
+            (b"K\x06\x85", b"cnumpy\ndtype\n(U\x02u1tR", b"]"),  # a list of objects
+        ],
+    )
+    def test_array_state_that_numpy_never_writes(self, tmp_path, shape, dtype, content):
+        array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        pickled = b"\x80\x02}U\x04data" + array + b"(K\x01" + shape + dtype + b"\x89" + content + b"tbs."
+        assert "an array with an invalid state" in self.refused(tmp_path, pickled)
 
     def test_array_of_objects(self, tmp_path):
         batch = {"data": np.array([[1, "x"]], dtype=object), "labels": [0]}

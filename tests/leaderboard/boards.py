@@ -39,5 +39,6 @@ def hostile_runs() -> list[Sample]:
     runs = []
     for number, text in enumerate(HOSTILE):
         model = sample_model(name=text, family=text)
-        runs.append(sample_run(seed=number, record_id=f"hostile-{number}", model=model, attacks=(text, "autoattack")))
+        names = {"record_id": f"hostile-{number}", "attacks": (text, "autoattack"), "threat_models": ("l2:1.0",)}
+        runs.append(sample_run(count=8, attacked=4, seed=number, model=model, **names))
     return runs

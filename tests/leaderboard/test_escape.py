@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timm_lipschitz.errors import InvalidInputError
@@ -48,6 +48,7 @@ def test_ordinary_text_is_not_changed():
     assert markdown_text("sandwich-cnn.mnist") == "sandwich-cnn.mnist"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text())
 def test_escaped_markdown_has_nothing_active(text):
     escaped = markdown_text(text)
@@ -62,6 +63,7 @@ def test_escaped_markdown_has_nothing_active(text):
             assert escaped[position + 1] == "#"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text())
 def test_one_line_is_one_line_without_hidden_characters(text):
     line = one_line(text)

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from records.sample_runs import sample_images
 
@@ -13,6 +13,7 @@ from timm_lipschitz.threat_model import ThreatModel
 EPS = st.fractions(min_value=0, max_value=100, max_denominator=1000)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["l1", "l2", "linf"]), EPS, st.integers(1, 200_000))
 @example("l2", Fraction(36, 255), 784)
 @example("linf", Fraction(3, 10), 784)

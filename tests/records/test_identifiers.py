@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timm_lipschitz.errors import RecordError
@@ -31,6 +31,7 @@ def test_made_ids_are_readable():
     assert make_record_id("model.run") == "model-run"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300))
 def test_made_ids_are_safe_or_refused(text):
     try:

@@ -2,7 +2,7 @@ from fractions import Fraction
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timm_lipschitz.errors import InvalidInputError
@@ -30,6 +30,7 @@ def test_quantile_is_the_normal_one():
     assert pytest.approx(NormalDist().inv_cdf(0.975), abs=1e-14) == Z95
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 100_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_wilson_interval_solves_its_equation(counts):
     """The ends are where |p_hat - p| = z sqrt(p (1 - p) / n); found here by bisection, without the closed formula."""
@@ -83,6 +84,7 @@ def test_percentages_are_never_nicer_than_measured(fraction, down, up):
     assert (percent_down(fraction), percent_up(fraction)) == (down, up)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_a_figure_shows_its_accuracy_from_below_and_its_interval_from_outside(counts):
     figure = Figure.of(*counts)

@@ -122,7 +122,7 @@ def test_attacks_on_unknown_images_or_threat_models_are_refused():
         summarize(images_of_each_kind(), one_attack(), [ThreatModel.parse("l2:1.58")], pixels=784)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 60), st.floats(0, 1))
 def test_figures_are_ordered_and_match_a_slow_count(seed, count, share):
     attacked = max(1, int(share * count))

@@ -54,7 +54,7 @@ def attack_tables(draw) -> AttackTable:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(image_tables(), st.randoms(use_true_random=False))
 def test_images_round_trip_and_are_deterministic_whatever_the_order(table, random):
     data = table.to_parquet()
@@ -65,7 +65,7 @@ def test_images_round_trip_and_are_deterministic_whatever_the_order(table, rando
     assert shuffled.to_parquet() == data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(attack_tables(), st.randoms(use_true_random=False))
 def test_attacks_round_trip_and_are_deterministic_whatever_the_order(table, random):
     data = table.to_parquet()

@@ -18,7 +18,7 @@ class GuardedModel(nn.Module):
     """Hands images to ``model`` and returns a copy of its logits (Square writes into the logits that it is given).
 
     ``non_finite`` turns true when an image with finite pixels gets a NaN or infinite logit; queries do not synchronise
-    with the device for it. An image that an attack itself filled with NaN does not count: that is no fault of the model.
+    with the device for it. An image that an attack itself filled with NaN does not count: the model is not at fault.
 
     ``anchor`` comes first among the parameters, so that a library that looks there for the device finds it even for a
     model without parameters.

@@ -94,8 +94,8 @@ def run_attack(
         AttackError: an unknown attack, one that does not fit the norm, the classes or the image size, or a library
             that is missing.
     """
-    row = check_norm(attack, threat_model.norm) if isinstance(attack, NamedAttack) else None
-    row = row or find_attack(str(attack), threat_model.norm)
+    norm = threat_model.norm
+    row = check_norm(attack, norm) if isinstance(attack, NamedAttack) else find_attack(attack, norm)
     size = checked_batch_size(batch_size, DEFAULT_BATCH_SIZE)
     checked_seed(seed)
     pixels = checked_pixels(images)

@@ -41,7 +41,7 @@ def step_bound(step: Step) -> float:
     if isinstance(step, Affine):
         return step.operator.norm_bound()
     norm = spectral_bound(torch.cat([step.a.blocks(), step.b.blocks()], dim=-1))
-    if norm * norm > 1 + LARGEST_DEFECT:
+    if not norm * norm <= 1 + LARGEST_DEFECT:
         raise NotCertifiableError(
             f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g} instead of 1; "
             "its weights are damaged or not finite"
@@ -70,17 +70,26 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
     bounds = [step_bound(step) for step in body]
     backbone = _product(bounds)
     rows = last.matrix.flatten(1)
-    differences = rows[:, None] - rows[None]  # (K, K, p)
-    pairs = backbone * _row_norms(differences)
+    pairs = backbone * torch.stack([_row_norms(row - rows) for row in rows])  # (K, K)
     if body and isinstance(body[-1], Sandwich):
-        sandwich = body[-1]
-        through = sandwich.a.transposed().then(Dense(differences.flatten(0, 1), last.in_shape))
-        if len(through) == 1 and isinstance(through[0], Dense):
-            before = _product(bounds[:-1]) * sandwich.b.norm_bound()
-            inner = 2 * before * _row_norms(through[0].matrix.view(*differences.shape[:2], -1))
-            pairs = torch.minimum(pairs, inner)
+        before = 2 * _product(bounds[:-1]) * body[-1].b.norm_bound()
+        pairs = torch.minimum(pairs, before * _pair_norms_through(body[-1], rows, last.in_shape))
     pairs = pairs * (1 + 1e-14 * (len(steps) + 2))  # every product and norm above rounds by less than this
     return NetworkBound(backbone, backbone * last.norm_bound() * (1 + 1e-14), pairs.cpu())
+
+
+def _pair_norms_through(sandwich: Sandwich, rows: Tensor, in_shape: tuple[int, ...]) -> Tensor:
+    """``||(w_i - w_j) A^T||`` for rows (K, p) on the sandwich's outputs, (K, K), rounded up; infinite without a cheap product."""
+    norms = []
+    for row in rows:
+        differences = row - rows
+        through = sandwich.a.transposed().then(Dense(differences, in_shape))
+        if len(through) != 1 or not isinstance(through[0], Dense):
+            return torch.full([len(rows), len(rows)], torch.inf, dtype=rows.dtype, device=rows.device)
+        # the product's own rounding is as large as w_i - w_j and A, however small what is left of their product
+        rounding = _row_norms(differences) * (rows.shape[1] ** 1.5 * 2.0**-51)
+        norms.append(_row_norms(through[0].matrix) + rounding)
+    return torch.stack(norms)
 
 
 def _product(factors: Sequence[float]) -> float:

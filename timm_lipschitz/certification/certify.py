@@ -56,9 +56,9 @@ def certify(
     """
     if model.training:
         raise NotCertifiableError(f"{type(model).__name__} is in training mode; call model.eval() before certifying it")
+    steps = explicit_steps(model)  # first: it names what a model without a bound lacks
     shape = input_shape(model)
     check_images(images, image_shape=shape)  # type: ignore[arg-type]
-    steps = explicit_steps(model)
     bound = network_bound(steps)
     network = fold_steps(steps, shape, float(model.lipschitz))  # type: ignore[arg-type]
     if labels is not None:
@@ -80,7 +80,7 @@ def _certificates(logits: Tensor, labels: Tensor | None, bound: NetworkBound) ->
         sample = int((~finite).nonzero()[0])
         raise NonFiniteError(f"certify: the logits of image {sample} are not finite ({logits[sample].tolist()}); check the weights")
     prediction = logits.argmax(dim=1)
-    target = prediction if labels is None else labels.cpu()
+    target = prediction if labels is None else labels.to("cpu", torch.int64)
     margin, radius = radii(logits, target, bound.pairs)
     return Certificates(prediction, margin, radius, bound.logits)
 
@@ -95,7 +95,7 @@ def radii(logits: Tensor, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor
     radius = (gaps / pairs.to(logits)[labels]).masked_fill(own, torch.inf).amin(dim=1)
     # one step down covers the division's rounding; `>` is False for NaN
     radius = torch.nextafter(radius, torch.zeros_like(radius))
-    return margin, torch.where(margin > 0, radius, torch.zeros_like(radius))
+    return margin, torch.where((margin > 0) & (radius > 0), radius, torch.zeros_like(radius))
 
 
 def certified(radius: Tensor, eps: float) -> Tensor:

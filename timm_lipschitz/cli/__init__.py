@@ -12,7 +12,13 @@ from typing import Annotated
 import typer
 
 from ._group import CommandGroup
+from .certify import certify
+from .datasets import datasets
+from .evaluate import evaluate
+from .leaderboard import leaderboard
 from .models import models
+from .quickstart import quickstart
+from .train import train
 
 __all__ = ["app", "main"]
 
@@ -49,7 +55,9 @@ def _options(
     """
 
 
-app.command()(models)
+for _command in (quickstart, models, datasets, train, certify, evaluate):
+    app.command()(_command)
+app.add_typer(leaderboard)
 
 
 def main() -> None:

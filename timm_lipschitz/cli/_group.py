@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import TimmLipschitzError
+from ._command_line import ARGUMENTS
 from ._interrupts import Terminated, sigterm_as_exception
 
 __all__ = ["CommandGroup"]
@@ -24,8 +25,9 @@ class CommandGroup(TyperGroup):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = [arg for arg in args if arg != "--debug"]
         if "--debug" in args:
-            args = ["--debug", *(arg for arg in args if arg != "--debug")]
+            args = ["--debug", *ctx.meta[ARGUMENTS]]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -31,10 +31,13 @@ def sigterm_as_exception() -> Iterator[None]:
 
 
 @contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Around work that can be resumed: on an interrupt inside, the command line prints ``how`` to go on."""
+def resumable(how: str | Callable[[], str]) -> Iterator[None]:
+    """Around work that can be resumed: on an interrupt inside, the command line prints ``how`` to go on.
+
+    A function is asked for the text at that moment, when it is known what there is to go on from.
+    """
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(how)
+        interrupt.add_note(how if isinstance(how, str) else how())
         raise

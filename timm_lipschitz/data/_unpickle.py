@@ -107,8 +107,6 @@ class _Reconstruct(_Inert):
     __slots__ = ()
 
     def __call__(self, array_type: object, shape: object, code: object) -> PickledArray:
-        if not isinstance(array_type, _ArrayType):
-            raise pickle.UnpicklingError("an array of a subclass")
         return PickledArray()
 
 

@@ -54,7 +54,7 @@ def check_labels(labels: Tensor, num_classes: int, *, num_images: int | None = N
         raise InvalidInputError("no labels: the batch or subset is empty; give at least one image")
     if num_images is not None and len(labels) != num_images:
         raise InvalidInputError(f"{len(labels)} labels for {num_images} images; give one label an image")
-    labels = labels.to(torch.int64)  # comparisons with unsigned integers would wrap
+    labels = labels.to(torch.int64)  # small and unsigned types lack comparisons, or wrap
     wrong = (labels < 0) | (labels >= num_classes)
     if bool(wrong.any()):
         sample = int(wrong.nonzero()[0, 0])

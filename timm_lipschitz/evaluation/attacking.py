@@ -37,8 +37,11 @@ class AttackedImages:
     settings: dict[str, AttackSettings] = field(default_factory=dict)
     _lowered: dict[int, Any] = field(default_factory=dict)  # image -> perturbation (C, H, W), float64, that rounding let pass
 
-    def run(self, threat_model: ThreatModel, attack: str, progress: Callable[[int, int], None] | None) -> None:
-        """Runs one attack at one threat model. Raises as `run_attack`, and `CertificateViolation`."""
+    def run(self, threat_model: ThreatModel, attack: str, progress: Callable[[int, int, str], None] | None) -> None:
+        """Runs one attack at one threat model. Raises as `run_attack`, and `CertificateViolation`.
+
+        ``progress`` is called with images done, images in all and the name of the sub-attack.
+        """
         pixels = int(np.prod(self.data.image_shape))
         correct = self.images.correct[: self.count]
         proved = certified_mask(self.images, threat_model, pixels)[: self.count]
@@ -120,11 +123,13 @@ class AttackedImages:
         return len(self._lowered)
 
 
-def _offset(progress: Callable[[int, int], None] | None, start: int, total: int) -> Callable[[int, int, str], None] | None:
+def _offset(
+    progress: Callable[[int, int, str], None] | None, start: int, total: int
+) -> Callable[[int, int, str], None] | None:
     """Progress of a chunk's sub-attacks as images of the whole."""
     if progress is None:
         return None
-    return lambda done, _total, _name: progress(start + done, total)
+    return lambda done, _total, name: progress(start + done, total, name)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def evaluate(
         device: where the network runs; CUDA where there is one, by default.
         record_id: name of the record in a leaderboard; by default the model's.
         command: the command line to write into ``run.json``; this process's by default.
-        progress: called as ``progress(stage, done, total)``, in images.
+        progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its stage.
 
     Raises:
         InvalidInputError: threat models, limits or data that do not fit the model.
@@ -99,7 +99,7 @@ def evaluate(
             for threat_model, attack in plan.attacks:
                 stage = f"{attack} at {threat_model}"
                 with clock.phase(stage):
-                    work.run(threat_model, attack, _stage(progress, stage))
+                    work.run(threat_model, attack, _attack_stage(progress, stage, attack))
         except BaseException:
             if work.tables:
                 writer.write(work, "partial")
@@ -112,3 +112,9 @@ def evaluate(
 
 def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(stage, done, total)
+
+
+def _attack_stage(progress: Progress | None, stage: str, attack: str) -> Callable[[int, int, str], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total, part: progress(stage if part == attack else f"{stage}: {part}", done, total)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, NotCertifiableError
+from .cayley import cayley
 from .operators import MatrixOperator, Operator
 
-__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "out_shape"]
+__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "orthonormal_rows", "out_shape"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ def as_float64(module: nn.Module, name: str) -> Tensor | None:
     return value
 
 
+def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
+    """`cayley` of a module's free parameters ``weight``, (..., q, q + p).
+
+    Raises `NonFiniteError` naming the module where the parameters are so large that float64 cannot hold the transform.
+    """
+    try:
+        rows = cayley(weight)
+    except torch.linalg.LinAlgError:
+        rows = torch.full_like(weight, torch.nan)
+    if not bool(torch.isfinite(rows).all()):
+        raise NonFiniteError(
+            f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the Cayley transform "
+            "in float64; the checkpoint is damaged or its training diverged"
+        )
+    return rows
+
+
 def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:
     """The steps of named modules that run one after the other on samples of ``in_shape``.
 
@@ -73,8 +91,13 @@ def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...])
     """
     steps: list[Step] = []
     for name, module in modules:
-        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.training):
+        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not (module.training and module.p > 0)):
             continue
+        if isinstance(module, nn.Dropout):
+            raise NotCertifiableError(
+                f"module {name!r} drops activations at random (Dropout, p={module.p}), so the network is no fixed function; "
+                "call model.eval() first"
+            )
         if isinstance(module, nn.Sequential):
             children = ((f"{name}.{child}", m) for child, m in module.named_children())
             steps += collect(children, in_shape)

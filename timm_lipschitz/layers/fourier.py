@@ -62,11 +62,7 @@ def _angles(rows: int, columns: int, period: int, device: torch.device) -> Tenso
     return (product % period).to(torch.float64) * (2 * math.pi / period)
 
 
-def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
-    """Frequency response of a small centred kernel, (q, p, k, l) -> complex (F, q, p), by one small matrix.
-
-    The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2).
-    """
+def _kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
     kernel = promote(kernel)
     rows, columns, k, l = kernel.shape  # noqa: E741
     device = kernel.device
@@ -82,6 +78,20 @@ def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
     real = torch.cos(angle).to(kernel.dtype) @ taps
     imag = torch.sin(angle).to(kernel.dtype) @ taps
     return torch.complex(real, imag).reshape(height * half, rows, columns)
+
+
+@register_notrace_function
+def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Frequency response of a small centred kernel, (q, p, k, l) -> complex (F, q, p), by one small matrix.
+
+    The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2).
+    """
+    if torch.jit.is_scripting():
+        return _kernel_spectrum(kernel, height, width)
+    if kernel.is_meta:
+        return _kernel_spectrum(kernel, height, width)
+    with torch.autocast(kernel.device.type, enabled=False):
+        return _kernel_spectrum(kernel, height, width)
 
 
 def _analyse(x: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cayley import cayley, resolvent
-from .explicit import Affine, Step, as_float64
+from .cayley import resolvent
+from .explicit import Affine, Step, as_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Dense
+from .precision import promote
 from .sandwich_linear import check_sizes
 
 __all__ = ["ContractionHead", "NormalizedLinear"]
@@ -44,11 +45,14 @@ class ContractionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.weight[:, self.out_features :].to(x.dtype)
-        return F.linear(F.linear(x, v), 2.0 * resolvent(self.weight).to(x.dtype), self.bias)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(x.dtype)
+        return F.linear(F.linear(x, v), 2.0 * resolvent(self.weight).to(x.dtype), bias)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""
-        b = cayley(as_float64(self, "weight"))[:, self.out_features :]
+        b = orthonormal_rows(self, as_float64(self, "weight"))[:, self.out_features :]
         return [Affine(Dense(b, in_shape), as_float64(self, "bias"))]
 
     def extra_repr(self) -> str:
@@ -80,8 +84,11 @@ class NormalizedLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = F.normalize(self.weight.float() if self.weight.dtype != torch.float64 else self.weight, dim=1)
-        return F.linear(x, rows.to(x.dtype), self.bias)
+        rows = F.normalize(promote(self.weight), dim=1).to(x.dtype)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(x.dtype)
+        return F.linear(x, rows, bias)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""

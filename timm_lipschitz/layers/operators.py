@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInputError
 from . import fourier
 from .folded import FoldedCirculant, FoldedDense, FoldedPointwise, FoldedScaling, SpaceToDepth2d
 
@@ -75,18 +76,39 @@ class MatrixOperator(Operator):
 def spectral_bound(blocks: Tensor) -> float:
     """An upper bound of the largest spectral norm among matrices (n, q, p): ``||Q||^2 <= c + ||Q Q^H - c I||_F + rounding``.
 
-    ``c`` is the mean squared row norm, so that the bound is tight for rows that are orthonormal up to a factor. The rounding of
-    the computed product is at most ``q p u max_i ||q_i||^2``, u = 2^-53 (4 u for complex matrices).
+    ``c`` is the mean squared row norm, so that the bound is tight for rows that are orthonormal up to a factor; for other
+    matrices `_verified_eigenvalue` takes its place. The rounding of the computed product is at most ``q p u max_i ||q_i||^2``,
+    u = 2^-53 (4 u for complex matrices). Infinite where the product is: NaN and infinite entries among them.
     """
+    if blocks.shape[-2] > blocks.shape[-1]:
+        blocks = blocks.mH  # of the same norm, with the smaller product
     q, p = blocks.shape[-2:]
     gram = blocks @ blocks.mH
+    if not bool(torch.isfinite(gram).all()):
+        return math.inf
     squares = gram.diagonal(dim1=-2, dim2=-1).real
     centre = squares.mean(dim=-1)
-    defect = gram - centre[:, None, None] * torch.eye(q, dtype=gram.dtype, device=gram.device)
+    eye = torch.eye(q, dtype=gram.dtype, device=gram.device)
     unit = 2.0**-53 * (4 if blocks.is_complex() else 1)
     rounding = q * (p + 3) * unit * squares.amax(dim=-1)
-    largest = float((centre + torch.linalg.matrix_norm(defect) * (1 + q * q * unit) + rounding).max())
-    return math.nextafter(math.sqrt(largest), math.inf)
+    defect = torch.linalg.matrix_norm(gram - centre[:, None, None] * eye) * (1 + q * q * unit)
+    loose = defect > 1e-9 * centre
+    largest = centre + defect
+    if bool(loose.any()):
+        largest[loose] = torch.minimum(largest[loose], _verified_eigenvalue(gram[loose], eye, unit))
+    return math.nextafter(math.sqrt(float((largest + rounding).max())), math.inf)
+
+
+def _verified_eigenvalue(gram: Tensor, eye: Tensor, unit: float) -> Tensor:
+    """Upper bounds (n,) of the largest eigenvalues of Hermitian matrices (n, q, q); infinite where none could be proved.
+
+    The computed eigenvalue, a little enlarged, is ``t``: a Cholesky factorisation of ``t I - G`` that runs to its end proves
+    ``G <= t (1 + q (q + 3) u) I`` (Rump, 2006, "Verification of positive definiteness").
+    """
+    q = gram.shape[-1]
+    enlarged = torch.linalg.eigvalsh(gram)[:, -1] * (1 + 1e-11 * q)
+    _, failed = torch.linalg.cholesky_ex(enlarged[:, None, None] * eye - gram)
+    return torch.where(failed == 0, enlarged * (1 + 2 * q * (q + 3) * unit), torch.inf)
 
 
 
@@ -104,6 +126,11 @@ class Dense(MatrixOperator):
     def __post_init__(self) -> None:
         if not self.in_shape:
             object.__setattr__(self, "in_shape", (self.matrix.shape[1],))
+        if math.prod(self.in_shape) != self.matrix.shape[1]:
+            raise InvalidInputError(
+                f"a matrix of {self.matrix.shape[1]} columns does not take samples of shape {tuple(self.in_shape)}, "
+                f"{math.prod(self.in_shape)} features; create the layer with as many input features"
+            )
 
     @property
     def out_shape(self) -> Shape:  # type: ignore[override]

@@ -1,7 +1,10 @@
 """Layers without weights: the scaling that sets a network's bound, and flattening."""
 
+import math
+
 from torch import Tensor, nn
 
+from ..errors import InvalidInputError
 from .explicit import Affine, Step
 from .operators import Flattening, Scaling
 
@@ -9,10 +12,12 @@ __all__ = ["Flatten", "Rescale"]
 
 
 class Rescale(nn.Module):
-    """``x -> factor x``, of Lipschitz constant ``factor``."""
+    """``x -> factor x``, of Lipschitz constant ``|factor|``. Raises `InvalidInputError` for a factor that is not finite."""
 
     def __init__(self, factor: float):
         super().__init__()
+        if not math.isfinite(factor):
+            raise InvalidInputError(f"Rescale: factor must be finite, not {factor!r}")
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ..errors import InvalidInputError
 from . import fourier
 from .activations import is_homogeneous, make_activation
 from .cayley import cayley
-from .explicit import Affine, Sandwich, Step, as_float64
+from .explicit import Affine, Sandwich, Step, as_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Circulant, MatrixOperator, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
@@ -128,7 +128,7 @@ class SandwichFourierConv2d(nn.Module):
         if log_scale is not None:
             x = x * torch.exp(log_scale)[:, None]
         if self.pointwise:
-            x = torch.matmul(root * rows[:, :q].mT, x)
+            x = torch.matmul(root * rows[:, :q].mT, x.to(dtype))  # a float32 bias has promoted half-precision features
         else:
             x = fourier.fourier_product(x, fourier.block_form(root * rows[:, :, :q].mH))
         return fourier.batch_first(x.to(dtype))
@@ -145,10 +145,10 @@ class SandwichFourierConv2d(nn.Module):
         a: MatrixOperator
         b: MatrixOperator
         if self.pointwise:
-            rows = cayley(weight[:, :, 0, 0])
+            rows = orthonormal_rows(self, weight[:, :, 0, 0])
             a, b = Pointwise(rows[:, :q], size), Pointwise(rows[:, q:], size)
         else:
-            rows = cayley(fourier.kernel_spectrum(weight, *size))
+            rows = orthonormal_rows(self, fourier.kernel_spectrum(weight, *size))
             a, b = Circulant(rows[:, :, :q], size), Circulant(rows[:, :, q:], size)
         sandwich = Sandwich(a, b, self.activation, as_float64(self, "bias"), as_float64(self, "log_scale"))
         if self.stride == 1:

@@ -1,6 +1,7 @@
 """Dense 1-Lipschitz layers from one Cayley transform: the sandwich layer and the linear layer."""
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
-from .cayley import cayley, resolvent
-from .explicit import Affine, Sandwich, Step, as_float64
+from .cayley import resolvent
+from .explicit import Affine, Sandwich, Step, as_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Dense, Scaling
 
@@ -19,8 +20,8 @@ __all__ = ["LipschitzLinear", "SandwichLinear"]
 def check_sizes(layer: str, **sizes: int) -> None:
     """Raises `InvalidInputError` naming the layer and the first size that is not a positive integer."""
     for name, value in sizes.items():
-        if value < 1:
-            raise InvalidInputError(f"{layer}: {name} must be at least 1, not {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise InvalidInputError(f"{layer}: {name} must be a positive integer, not {value!r}")
 
 
 class SandwichLinear(nn.Module):
@@ -59,7 +60,8 @@ class SandwichLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # B h = 2 M (V h) and A^T z = 2 M^T z - z need the q x q matrix M alone, never the wide B
-        inverse = resolvent(self.weight).to(x.dtype)
+        dtype = x.dtype
+        inverse = resolvent(self.weight).to(dtype)
         v = self.weight[:, self.out_features :].to(x.dtype)
         root = math.sqrt(2.0)
         x = F.linear(F.linear(x, v), 2.0 * root * inverse)
@@ -71,11 +73,12 @@ class SandwichLinear(nn.Module):
         x = self.act(x)
         if log_scale is not None:
             x = x * torch.exp(log_scale)
+        x = x.to(dtype)  # a float32 bias has promoted half-precision features
         return root * (2.0 * torch.matmul(x, inverse) - x)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as explicit operators in float64. Raises `NonFiniteError` for NaN, infinity or an overflowing scale."""
-        rows = cayley(as_float64(self, "weight"))
+        rows = orthonormal_rows(self, as_float64(self, "weight"))
         a, b = rows[:, : self.out_features], rows[:, self.out_features :]
         bias, log_scale = as_float64(self, "bias"), as_float64(self, "log_scale")
         return [Sandwich(Dense(a), Dense(b, in_shape), self.activation, bias, log_scale)]
@@ -114,12 +117,12 @@ class LipschitzLinear(nn.Module):
         x = 2.0 * (2.0 * torch.matmul(x, inverse) - x)
         bias = self.bias
         if bias is not None:
-            x = x + bias
+            x = x + bias.to(x.dtype)
         return x
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as explicit operators in float64. Raises `NonFiniteError` for NaN or infinite weights."""
-        rows = cayley(as_float64(self, "weight"))
+        rows = orthonormal_rows(self, as_float64(self, "weight"))
         a, b = rows[:, : self.out_features], rows[:, self.out_features :]
         # without its bias, this map is the sandwich layer with the identity as activation
         product = Sandwich(Dense(a), Dense(b, in_shape), "identity", None, None)

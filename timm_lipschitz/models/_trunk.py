@@ -16,7 +16,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, NotCertifiableError
 from ..layers import ContractionHead, Flatten, NormalizedLinear, Rescale, SandwichLinear, Step, collect
 from ..layers.initialization import Scheme, initialize
 
@@ -38,7 +38,7 @@ class LayerFamily:
 def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an int or a pair. Raises `InvalidInputError` for sizes below 1."""
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
         raise InvalidInputError(f"img_size must be a positive int or (height, width), not {img_size!r}")
     return size
 
@@ -97,7 +97,12 @@ class LipschitzHead(nn.Module):
         return self.fc(self.drop(x))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
-        """The head as explicit steps on samples of ``in_shape``."""
+        """The head as explicit steps on samples of ``in_shape``. Raises `NotCertifiableError` where the head is switched off."""
+        if self.global_pool == "":
+            raise NotCertifiableError(
+                "the network has no head (global_pool=''): it returns feature maps, not logits; "
+                "create it without global_pool=''"
+            )
         return collect([(f"head.{name}", m) for name, m in self.named_children()], in_shape)
 
 

@@ -19,6 +19,7 @@ import safetensors
 from torch import nn
 
 from ..errors import CheckpointError, InvalidInputError
+from ._trunk import LipschitzNet
 
 __all__ = ["SUMS_FILE", "LoadedModel", "file_sha256", "load_model", "read_metadata", "verify_weights", "weights_sha256"]
 
@@ -55,6 +56,7 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
     import timm
 
     metadata: dict[str, str] = {}
+    weights: Path | None = None
     if pretrained is None:
         if not timm.is_model(spec.split(".")[0]):
             close = ", ".join(timm.list_models(f"*{spec.split('.')[0][:6]}*")[:5])
@@ -63,14 +65,22 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
         if "." in spec and spec not in tags:
             raise InvalidInputError(f"{spec!r} has no such tag; there are {', '.join(tags) or 'none'}")
         pretrained = timm.is_model_pretrained(spec)
-        weights = timm.get_pretrained_cfg_value(spec, "file") if pretrained else None
-        if weights is not None:
-            verify_weights(Path(weights))
-            metadata = read_metadata(Path(weights))
+        file = timm.get_pretrained_cfg_value(spec, "file") if pretrained else None
+        if file is not None:
+            weights = Path(file)
+            verify_weights(weights)
+            metadata = read_metadata(weights)
     try:
         model = timm.create_model(spec, pretrained=pretrained, **({} if pretrained else model_args))
-    except (RuntimeError, FileNotFoundError) as error:
-        raise CheckpointError(f"the weights of {spec!r} could not be loaded: {error}") from error
+    except Exception as error:  # timm, the hub, its transport, json and safetensors each have errors of their own
+        if not pretrained:  # then no checkpoint is to blame
+            raise
+        raise CheckpointError(
+            f"the weights of {spec!r} could not be loaded ({type(error).__name__}: {error}); without a network, put its config.json "
+            "and model.safetensors into a folder and give local-dir:FOLDER"
+        ) from error
+    if weights is not None:
+        _require_every_tensor(model, weights)
     return LoadedModel(model.eval(), spec, model.pretrained_cfg.get("architecture") or type(model).__name__, metadata)
 
 
@@ -92,9 +102,31 @@ def _local(spec: str, folder: Path) -> LoadedModel:
     metadata = read_metadata(weights)
     try:
         model = timm.create_model(spec, pretrained=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged config.json makes timm, torch or a model raise
         raise CheckpointError(f"the weights in {folder} do not fit {architecture!r}: {error}") from error
+    _require_every_tensor(model, weights)
     return LoadedModel(model.eval(), spec, str(architecture), metadata)
+
+
+def _require_every_tensor(model: nn.Module, weights: Path) -> None:
+    """Raises `CheckpointError` unless the file holds each tensor of one of this package's models, in its shape, and no other.
+
+    timm drops the classifier and loads the rest where a configuration contradicts itself on the number of classes. Other
+    families may rename tensors while loading, so theirs are left to timm.
+    """
+    if not isinstance(model, LipschitzNet):
+        return
+    with safetensors.safe_open(weights, framework="pt") as file:
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    faults = {
+        "missing": sorted(wanted.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - wanted.keys()),
+        "of another shape": sorted(name for name in wanted.keys() & stored.keys() if wanted[name] != stored[name]),
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        raise CheckpointError(f"the weights in {weights} do not fit the model that they are meant for ({listed})")
 
 
 def _callable(spec: str) -> LoadedModel:
@@ -103,6 +135,8 @@ def _callable(spec: str) -> LoadedModel:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidInputError(f"{spec!r}: {error}; MODEL is a timm name, local-dir:DIR, hf-hub:ID or module:function") from error
+    if not callable(function):
+        raise InvalidInputError(f"{spec!r} is a {type(function).__name__}, not a function that returns a torch.nn.Module")
     model = function()
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{spec!r} returned {type(model).__name__}, not a torch.nn.Module")
@@ -122,14 +156,20 @@ def read_metadata(weights: Path) -> dict[str, str]:
 
 
 def verify_weights(weights: Path) -> None:
-    """Compares a weights file with ``SHA256SUMS`` beside it, if that lists it. Raises `CheckpointError` if they differ."""
+    """Compares a weights file with ``SHA256SUMS`` beside it, where there is one.
+
+    Raises `CheckpointError` if they differ, or if that file is damaged or does not list the weights.
+    """
     sums = weights.parent / SUMS_FILE
     if not sums.is_file():
         return
-    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    lines = [line.split(maxsplit=1) for line in sums.read_text(errors="replace").splitlines() if line.strip()]
+    listed = {line[-1].lstrip("*"): line[0].lower() for line in lines}  # "*": sha256sum's mark of binary mode
     expected = listed.get(weights.name)
     if expected is None:
-        return
+        raise CheckpointError(
+            f"{sums} does not list {weights.name}, so the weights cannot be checked; copy both files again, or delete {SUMS_FILE}"
+        )
     if not weights.is_file():
         raise CheckpointError(f"{weights} is missing, though {sums} lists it; install the package again")
     if (found := file_sha256(weights)) != expected:

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..layers import SandwichFourierConv2d
-from ._cfg import cfg
+from ._cfg import cfg, shipped
 from ._trunk import LayerFamily, LipschitzNet
 
 __all__ = ["sandwich_cnn", "sandwich_cnn_large", "sandwich_cnn_medium", "sandwich_dnn"]
@@ -18,7 +18,8 @@ _FOURIER = LayerFamily(stage=SandwichFourierConv2d)
 
 default_cfgs = generate_default_cfgs(
     {
-        "sandwich_cnn.*": cfg(),
+        "sandwich_cnn.*": cfg(),  # the asterisk keeps a bare "sandwich_cnn" untrained and at 3x32x32
+        "sandwich_cnn.mnist": cfg(input_size=(1, 28, 28), pool_size=(7, 7), file=shipped("sandwich_cnn.mnist")),
         "sandwich_cnn_medium": cfg(),
         "sandwich_cnn_large": cfg(),
         "sandwich_dnn": cfg(pool_size=(4, 4)),

@@ -66,8 +66,8 @@ Scalar = bool | int | float | Text | None
 SettingsMap = Annotated[dict[Name, Scalar | tuple[Scalar, ...]], AfterValidator(_sorted_keys)]
 VersionMap = Annotated[dict[Name, Text], AfterValidator(_sorted_keys)]
 Arithmetic = Literal["real", "float64", "float32", "real, logits rounded to float64"]
-"""What a certificate speaks about: the network in real arithmetic, as executed in float64, or as executed in float32, each
-with rounding counted; or the network in real arithmetic, from float64 logits whose own rounding was not counted."""
+"""What a certificate speaks about: the network in real arithmetic, as executed in float64, or as executed in float32,
+each with rounding counted; or the network in real arithmetic, from float64 logits whose rounding was not counted."""
 
 
 class StrictModel(BaseModel):

@@ -66,9 +66,15 @@ class Recipe:
         return MarginCrossEntropy(offset, self.temperature * self.lipschitz)
 
     def with_overrides(self, **changes: Any) -> "Recipe":
-        """A copy with every change that is not None; a recipe that was changed is tuned on nothing."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, **{"tuned_on": "nothing", **given}) if given else self
+        """A copy with every change that is not None; a recipe that was changed is tuned on nothing.
+
+        Fewer epochs than the recipe's shorten the warm-up in proportion, unless ``warmup_epochs`` is given too.
+        """
+        given = {name: value for name, value in changes.items() if value is not None and value != getattr(self, name)}
+        if not given:
+            return self
+        warmup = self.warmup_epochs * min(1.0, given.get("epochs", self.epochs) / self.epochs)
+        return replace(self, **{"tuned_on": "nothing", "warmup_epochs": warmup, **given})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

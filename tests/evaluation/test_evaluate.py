@@ -1,0 +1,309 @@
+"""Evaluation of small networks whose truth is known."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import timm
+import torch
+from torch import nn
+
+import timm_lipschitz.evaluation.attacking as attacking
+from timm_lipschitz.attacks import AttackResult
+from timm_lipschitz.certification import certify
+from timm_lipschitz.data import ImageDataset
+from timm_lipschitz.errors import (
+    AttackError,
+    CertificateViolation,
+    InvalidInputError,
+    NonFiniteError,
+    RunDirectoryError,
+)
+from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.records import Status, read_run
+from timm_lipschitz.threat_model import ThreatModel
+
+
+def data(count: int = 12, classes: int = 3) -> ImageDataset:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    return ImageDataset(
+        name="noise",
+        split="test",
+        images=images,
+        labels=torch.arange(count) % classes,
+        classes=tuple(map(str, range(classes))),
+        source="test",
+    )
+
+
+def sandwich() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("sandwich_mlp", img_size=6, num_classes=3).eval()
+
+
+class Plain(nn.Module):
+    """A network without a known bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.GELU(), nn.Linear(16, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def labelled_as_predicted(model: nn.Module, wrong: int = 2) -> ImageDataset:
+    """The images of `data`, with the model's own predictions as labels but for the first few."""
+    images = data()
+    with torch.no_grad():
+        labels = model(images.pixels(range(len(images)))).argmax(dim=1)
+    labels[:wrong] = (labels[:wrong] + 1) % 3
+    return ImageDataset(
+        name="noise", split="test", images=images.images, labels=labels, classes=images.classes, source="test"
+    )
+
+
+def test_tables_agree_with_certificates_and_order_holds(tmp_path):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    run = evaluate(model, images, ["l2:0.001", "l2:0.05", "l2:1.0"], ["pgdl2"], run_dir=tmp_path)
+    certificates = certify(model, images.pixels(range(12)), images.labels)
+    np.testing.assert_array_equal(run.images.radius, certificates.radius.numpy())
+    np.testing.assert_array_equal(run.images.prediction, certificates.prediction.numpy())
+    assert run.record.results.clean.count == 10
+    for threat_model in ("l2:0.001", "l2:0.05", "l2:1.0"):
+        figures = run.record.results.at(threat_model)
+        assert figures is not None
+        attack = figures.attacks[0]
+        assert figures.certified.count <= attack.robust.count <= run.record.results.clean.count
+        assert attack.proved.count == figures.certified.count
+        assert attack.proved.count + attack.attacked.count == 10
+    assert run.record.certification is not None
+    assert read_run(tmp_path).record == run.record
+
+
+def test_certified_images_are_not_attacked(tmp_path, monkeypatch):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    seen: list[int] = []
+    original = attacking.run_attack
+
+    def counting(network, pixels, *args, **kwargs) -> AttackResult:
+        seen.append(len(pixels))
+        return original(network, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", counting)
+    radius = certify(model, images.pixels(range(12)), images.labels).radius
+    eps = round(float(radius[radius > 0].quantile(0.5)), 6)
+    evaluate(model, images, [f"l2:{eps!r}"], ["pgdl2"], run_dir=tmp_path)
+    assert sum(seen) == int(((radius <= eps) & (radius > 0)).sum())
+
+
+def test_a_plain_model_is_attacked_without_certificates(tmp_path):
+    model = Plain()
+    run = evaluate(model, labelled_as_predicted(model), ["l2:0.0001", "l2:3.0"], ["pgdl2"], run_dir=tmp_path)
+    assert run.record.certification is None
+    assert run.record.model.lipschitz is None
+    assert not run.images.radius.any()
+    weak, strong = run.record.results.threat_models
+    assert weak.certified.count == strong.certified.count == 0
+    assert weak.attacks[0].attacked.count == strong.attacks[0].attacked.count == 10
+    assert weak.attacks[0].broken.count < strong.attacks[0].broken.count
+
+
+def test_limits(tmp_path):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    run = evaluate(model, images, ["l2:1.0"], ["pgdl2"], run_dir=tmp_path, limit=8, attack_limit=3)
+    assert len(run.images) == 8
+    assert run.record.dataset.evaluated.count == 8
+    assert run.record.attacked is not None
+    assert run.record.attacked.count == 3
+    assert set(run.attacks.index) == {0, 1, 2}
+    for wrong in ({"limit": 0}, {"attack_limit": 0}, {"limit": -1}):
+        with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+            evaluate(model, images, ["l2:1.0"], run_dir=tmp_path / "other", **wrong)
+
+
+def test_the_run_does_not_depend_on_when_it_ran(tmp_path):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    for name in ("a", "b"):
+        torch.manual_seed(len(name) + len(str(tmp_path)))
+        evaluate(model, images, ["l2:0.2", "l2:1.0"], ["pgdl2"], run_dir=tmp_path / name, seed=7)
+    for file in ("record.json", "images.parquet", "attacks.parquet"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_chunks_have_seeds_of_their_own(tmp_path, monkeypatch):
+    seeds: list[int] = []
+    original = attacking.run_attack
+
+    def noting(*args, seed: int, **kwargs) -> AttackResult:
+        seeds.append(seed)
+        return original(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", noting)
+    model = Plain()
+    evaluate(model, labelled_as_predicted(model), ["l2:0.1", "l2:0.2"], ["pgdl2"], run_dir=tmp_path, batch_size=5)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+def test_modes_are_restored(tmp_path):
+    model = sandwich().train()
+    evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+    assert model.training
+
+
+def forged(distance: float):
+    """An attack that claims to break every image by a shift of a given L2 length."""
+
+    def run_attack(network, pixels, labels, threat_model, attack, **kwargs) -> AttackResult:
+        shift = torch.full_like(pixels, distance / pixels[0].numel() ** 0.5)
+        points = torch.where(pixels + shift <= 1, pixels + shift, pixels - shift)
+        lengths = ThreatModel.parse("l2:1").distance(points.double() - pixels.double())
+        return AttackResult(
+            attack=attack,
+            threat_model=threat_model,
+            success=lengths <= threat_model.radius,
+            distance=lengths,
+            adversarial=points,
+            corrected=0,
+            discarded=0,
+            settings={"library": "forged"},
+        )
+
+    return run_attack
+
+
+def test_a_flip_that_float64_confirms_stops_the_run_and_saves_the_witness(tmp_path, monkeypatch):
+    """The certificate is made wrong: the bound is taken for a fifth of what it is."""
+    model = sandwich()
+    images = labelled_as_predicted(model, wrong=0)
+    module = importlib.import_module("timm_lipschitz.certification.certify")  # the package's name is the function's
+    honest = module.network_bound
+    monkeypatch.setattr(
+        module,
+        "network_bound",
+        lambda steps: type(honest(steps))(honest(steps).backbone, honest(steps).logits, honest(steps).pairs / 5),
+    )
+    radius = certify(model, images.pixels(range(12)), images.labels).radius
+    eps = float(radius.max()) * 1.01
+    with pytest.raises(CertificateViolation, match="float64 confirms") as violation:
+        evaluate(model, images, [f"l2:{eps!r}"], ["pgdl2"], run_dir=tmp_path)
+    assert violation.value.exit_code == 3
+    with safetensors.safe_open(tmp_path / "violation.safetensors", "pt") as file:
+        assert set(file.keys()) == {"image", "adversarial", "logits"}
+        facts = file.metadata()
+        assert float(facts["distance"]) < float(facts["radius"])
+        flipped = int(file.get_tensor("logits")[1].argmax())
+    assert flipped != int(facts["label"])
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_flip_of_rounding_alone_lowers_the_radius_and_counts_as_broken(tmp_path, monkeypatch):
+    model = sandwich()
+    images = labelled_as_predicted(model, wrong=0)
+    radius = certify(model, images.pixels(range(12)), images.labels).radius
+    shift = float(radius.min()) * 0.5  # inside every radius: float64 confirms no flip
+    small, large = shift * 0.9, float(radius.max()) * 2
+    monkeypatch.setattr(attacking, "run_attack", forged(shift))
+    run = evaluate(model, images, [f"l2:{small!r}", f"l2:{large!r}"], ["pgdl2"], run_dir=tmp_path)
+    assert (run.images.radius <= shift * (1 + 1e-6)).all()
+    below, above = run.record.results.threat_models
+    assert below.certified.count == 12, "below the points' distance the images stay certified"
+    assert above.attacks[0].broken.count == 12
+
+
+def test_an_interrupt_keeps_the_finished_attacks_in_a_partial_record(tmp_path, monkeypatch):
+    model = Plain()
+    original = attacking.run_attack
+
+    def interrupted(network, pixels, labels, threat_model, attack, **kwargs) -> AttackResult:
+        if threat_model.radius > 0.1:
+            raise KeyboardInterrupt
+        return original(network, pixels, labels, threat_model, attack, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, labelled_as_predicted(model), ["l2:0.1", "l2:0.2"], ["pgdl2"], run_dir=tmp_path)
+    run = read_run(tmp_path)
+    assert run.record.status == "partial"
+    assert set(run.attacks.threat_model) == {"l2:0.1"}
+
+
+def test_everything_is_refused_before_work_starts(tmp_path, monkeypatch):
+    model = sandwich()
+    monkeypatch.setattr(type(model), "forward", lambda *_: pytest.fail("the model ran"))
+    for arguments, error, message in (
+        ((["l2:-1"], []), InvalidInputError, "negative"),
+        (([], []), InvalidInputError, "no threat model"),
+        ((["l2:1.0"], ["nonsense"]), AttackError, "nonsense"),
+        ((["l2:1.0"], ["fgsm"]), AttackError, "fgsm"),
+        ((["l2:1.0"], ["pgdl2", "pgdl2"]), InvalidInputError, "twice"),
+    ):
+        with pytest.raises(error, match=message):
+            evaluate(model, data(), *arguments, run_dir=tmp_path / "run")
+    with pytest.raises(InvalidInputError, match="classes"):
+        evaluate(model, data(classes=4), run_dir=tmp_path / "run")
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    with pytest.raises(RunDirectoryError):
+        evaluate(model, data(), run_dir=occupied)
+
+
+def test_a_run_directory_is_never_overwritten(tmp_path):
+    model = sandwich()
+    evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+    before = (tmp_path / "record.json").read_bytes()
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
+        evaluate(model, data(), ["l2:0.2"], run_dir=tmp_path)
+    assert (tmp_path / "record.json").read_bytes() == before
+
+
+def test_non_finite_logits_are_an_error_not_a_figure(tmp_path):
+    model = Plain()
+    with torch.no_grad():
+        model.body[3].bias[1] = float("nan")
+    with pytest.raises(NonFiniteError, match="image 0"):
+        evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+
+
+def test_ties_are_not_correct(tmp_path):
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight * x.flatten(1)[:, :3]
+
+    run = evaluate(Constant(), data(), ["l2:0.1"], run_dir=tmp_path)
+    assert run.record.results.clean.count == 0
+
+
+def test_minimal_norm_distances_above_eps_stay_standing(tmp_path):
+    model = Plain()
+    run = evaluate(model, labelled_as_predicted(model), ["l2:0.0001"], ["deepfool"], run_dir=tmp_path)
+    rows = run.attacks.status == Status.STANDING.value
+    assert rows.sum() == 10
+    assert (run.attacks.distance[rows] > 0.0001).any()
+
+
+def test_run_json_holds_command_and_phases(tmp_path):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    run = evaluate(
+        model, images, ["l2:1.0"], ["pgdl2"], run_dir=tmp_path, command=["timm-lipschitz", "evaluate", "x"]
+    )
+    assert run.run_info.command == ("timm-lipschitz", "evaluate", "x")
+    assert set(run.run_info.seconds) == {"certify", "pgdl2 at l2:1.0"}
+    settings = json.loads(Path(tmp_path, "record.json").read_text())["attacks"][0]["settings"]
+    assert settings["library"] == "torchattacks"
+    assert settings["sub_attacks"] == ["pgdl2"]
+    assert settings["pgdl2.steps"] >= 10

@@ -1,0 +1,3 @@
+import pytest
+
+pytest.register_assert_rewrite("layer_contract", "layers.reference")

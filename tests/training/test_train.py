@@ -1,0 +1,156 @@
+"""Training on a toy data set: it learns, resumes to the bit, and writes what the other commands load."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteError
+from timm_lipschitz.models import load_model
+from timm_lipschitz.training import RECIPES, Recipe, recipe_for, train
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_learns_and_reports(train_data, validation_data, recipe, tmp_path):
+    epochs = []
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, on_epoch=epochs.append)
+    assert [figures.epoch for figures in epochs] == [0, 1, 2]
+    assert epochs[-1].loss < epochs[0].loss
+    clean, *certified = epochs[-1].validation
+    assert clean > 0.9
+    assert clean >= certified[0] >= certified[1]
+
+
+def test_writes_a_local_dir_model_with_its_history(train_data, validation_data, recipe, tmp_path):
+    model = train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, seed=5)
+    loaded = load_model(f"local-dir:{tmp_path}")
+    assert loaded.family == "sandwich_mlp"
+    assert_same(model.state_dict(), loaded.model.state_dict())
+    assert loaded.metadata["train_data"] == train_data.content_hash
+    assert loaded.metadata["seed"] == "5"
+    assert Recipe(**json.loads(loaded.metadata["recipe"])) == recipe
+    assert len(json.loads(loaded.metadata["history"])) == recipe.epochs
+    assert all(tensor.is_floating_point() for tensor in weights(tmp_path).values())
+    assert set(weights(tmp_path)) == {name for name, _ in model.named_parameters()}, "free parameters and nothing else"
+
+
+def test_same_seed_same_weights_other_seed_other_weights(train_data, validation_data, recipe, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / name, seed=seed)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a")["head.fc.weight"], weights(tmp_path / "c")["head.fc.weight"])
+
+
+@pytest.mark.parametrize("finished_epochs", [1, 2])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    train_data, validation_data, recipe, tmp_path, finished_epochs, ema_decay
+):
+    recipe = recipe.with_overrides(padding=1, flip=True, ema_decay=ema_decay)
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / "whole")
+
+    def interrupt(epoch: int, step: int, steps: int, loss: float) -> None:
+        if epoch == finished_epochs and step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / "cut", on_step=interrupt)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / "cut", resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_resume_refuses_other_settings_and_names_them(train_data, validation_data, recipe, tmp_path):
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path)
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        train(
+            "sandwich_mlp", train_data, validation_data, recipe.with_overrides(learning_rate=0.5), tmp_path, resume=True
+        )
+    with pytest.raises(CheckpointError, match="seed: 0 -> 3"):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, seed=3, resume=True)
+
+
+def test_resume_without_a_state_says_so(train_data, validation_data, recipe, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, resume=True)
+
+
+def test_a_damaged_state_is_refused(train_data, validation_data, recipe, tmp_path):
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path)
+    state = tmp_path / "training_state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, resume=True)
+
+
+def test_a_diverging_loss_stops_the_run_and_keeps_the_epoch_before(
+    train_data, validation_data, recipe, tmp_path, monkeypatch
+):
+    original = Recipe.make_loss
+    calls = 0
+
+    def exploding(self: Recipe):
+        loss = original(self)
+
+        def wrapped(logits, labels):
+            nonlocal calls
+            calls += 1
+            return loss(logits, labels) * (float("nan") if calls > 8 else 1.0)
+
+        return wrapped
+
+    monkeypatch.setattr(Recipe, "make_loss", exploding)
+    with pytest.raises(NonFiniteError, match="epoch 1"):
+        train("sandwich_mlp", train_data, validation_data, recipe, tmp_path)
+    assert torch.load(tmp_path / "training_state.pt", weights_only=True)["epoch"] == 0
+
+
+def test_schedule_rises_and_falls_to_zero(train_data, validation_data, recipe, tmp_path):
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path)
+    groups = torch.load(tmp_path / "training_state.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert all(group["lr"] <= recipe.learning_rate * 0.05 for group in groups)
+
+
+def test_the_bound_and_the_image_size_come_with_the_model(train_data, validation_data, recipe, tmp_path):
+    train("sandwich_cnn", train_data, validation_data, recipe.with_overrides(lipschitz=2.0, epochs=2), tmp_path)
+    model = load_model(f"local-dir:{tmp_path}").model
+    assert model.lipschitz == 2.0
+    assert model.img_size == (6, 6)
+    assert model.num_classes == 3
+
+
+def test_recipes():
+    assert recipe_for("sandwich_mlp", "mnist") is RECIPES["sandwich_mlp.mnist"]
+    assert recipe_for("sandwich_mlp", "elsewhere") == Recipe()
+    shipped = RECIPES["sandwich_cnn.mnist"]
+    assert shipped.tuned_on == "validation"
+    assert shipped.with_overrides(epochs=None) == shipped
+    assert shipped.with_overrides(epochs=20).tuned_on == "nothing", "a changed recipe was tuned on nothing"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"margin": 0.0},
+        {"lipschitz": float("nan")},
+        {"learning_rate": -1.0},
+        {"warmup_epochs": 20},
+        {"loss": "hinge"},
+    ],
+)
+def test_recipes_refuse_nonsense(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(InvalidInputError, match=name if name != "loss" else "hinge"):
+        Recipe(**wrong)

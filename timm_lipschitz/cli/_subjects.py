@@ -1,0 +1,71 @@
+"""From what was typed to what is worked on: the device, the data set, the model that fits it."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data import ImageDataset
+    from ..models.loading import LoadedModel
+
+__all__ = ["load_subject", "note", "pick_device"]
+
+
+def note(text: str) -> None:
+    """A remark on stderr, apart from the results."""
+    typer.echo(f"note: {text}", err=True)
+
+
+def pick_device(text: str | None) -> "torch.device":
+    """The device called ``text``, or the GPU where there is one. Raises `InvalidInputError` if it is not there."""
+    import torch
+
+    from ..errors import InvalidInputError
+
+    if text is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"--device {text!r} is not known here: use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidInputError(
+            f"--device {text!r}: torch sees {torch.cuda.device_count()} GPUs here; try --device cpu"
+        )
+    return device
+
+
+def load_subject(spec: str, data: "ImageDataset", seed: int = 0) -> "LoadedModel":
+    """The model that ``spec`` names, built for the images and classes of ``data`` where it has no weights yet.
+
+    ``seed`` decides the random weights of a model without trained ones, which is worth a note on stderr.
+
+    Raises `InvalidInputError` and `CheckpointError` as `load_model`, and the former for another number of classes too.
+    """
+    import torch
+
+    from ..data import check_classes
+    from ..models.loading import load_model
+
+    if ":" in spec and not spec.startswith(("local-dir:", "hf-hub:")) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # module:function may lie in the folder that one works in, as for `python -m`
+    channels, *size = data.image_shape
+    torch.manual_seed(seed)
+    loaded = load_model(spec, num_classes=data.num_classes, in_chans=channels, img_size=tuple(size))
+    if ":" not in spec and not _has_weights(spec):
+        note(f"{spec} has no trained weights: these are random ones (seed {seed})")
+    if num_classes := getattr(loaded.model, "num_classes", None):
+        check_classes(int(num_classes), data)
+    return loaded
+
+
+def _has_weights(name: str) -> bool:
+    import timm
+
+    return timm.is_model_pretrained(name)

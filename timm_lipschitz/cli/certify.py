@@ -1,0 +1,139 @@
+"""``timm-lipschitz certify``: certified accuracy, without any attack."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._options import (
+    BatchSizeOption,
+    DataDirOption,
+    DataOption,
+    DeviceOption,
+    ImageSizeOption,
+    LimitOption,
+    ModelArgument,
+    SeedOption,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..certification import Certificates
+    from ..data import ImageDataset
+    from ..records import Figure
+    from ..threat_model import ThreatModel
+
+__all__ = ["certify"]
+
+
+def certify(
+    model: ModelArgument,
+    data: DataOption,
+    data_dir: DataDirOption = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", help="test, validation, train or train+validation.")
+    ] = "test",
+    limit: LimitOption = None,
+    eps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--eps",
+            metavar="EPS",
+            help="L2 radius in pixel units, such as 36/255 or 1.0; may be repeated.",
+            show_default="36/255, 1.0 and the one that ranks the data set's leaderboard",
+        ),
+    ] = None,
+    img_size: ImageSizeOption = None,
+    batch_size: BatchSizeOption = 500,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+) -> None:
+    r"""Certify a model's predictions: no perturbation up to eps changes them, proved.
+
+    An image counts as certified at eps if it is classified correctly and its
+    certified radius is larger than eps. Radii are computed in float64, in
+    pixel units (images in [0, 1]), L2. Nothing is written: evaluate writes a
+    record.
+
+    Examples:
+      timm-lipschitz certify sandwich_cnn.mnist --data mnist
+      timm-lipschitz certify sandwich_cnn.mnist --data mnist --eps 36/255 --eps 1
+      timm-lipschitz certify local-dir:runs/mine --data cifar10 --data-dir DIR \
+          --split validation --limit 1000
+    """
+    from ..certification import certify as compute_certificates
+    from ..data import load_dataset
+    from ._console import output
+    from ._results import print_facts, print_figures
+    from ._stages import stages
+    from ._subjects import load_subject, pick_device
+
+    balls = _balls(eps, data)
+    where = pick_device(device)
+    images = load_dataset(data, split, data_dir, img_size=img_size)
+    images = images.subset(None if limit is None else min(limit, len(images)))
+    loaded = load_subject(model, images, seed)
+    network = loaded.model.to(where)
+    with stages() as show:
+        certificates = compute_certificates(
+            network,
+            images.pixels(slice(None)),
+            images.labels,
+            batch_size=batch_size,
+            progress=lambda done, total: show("certify", done, total),
+        )
+    output().print(f"{model} on {data}, {split} split, {len(images):,} images\n", markup=False)
+    print_figures(_figures(certificates, images, balls))
+    typer.echo()
+    print_facts(
+        [
+            ("median radius", f"{_floor(certificates.radius.median())}, wrong predictions counted as 0"),
+            (
+                "Lipschitz bound",
+                f"nominal {_nominal(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
+            ),
+            ("arithmetic", certificates.arithmetic),
+        ]
+    )
+
+
+def _balls(eps: list[str] | None, data: str) -> "list[ThreatModel]":
+    """The L2 threat models of ``eps`` in increasing order, each once."""
+    from ..leaderboard import primary_threat_model
+    from ..threat_model import ThreatModel, parse_eps
+
+    if eps:
+        return sorted({ThreatModel("l2", parse_eps(text)) for text in eps})
+    return sorted({ThreatModel.parse("l2:36/255"), ThreatModel.parse("l2:1.0"), primary_threat_model(data)})
+
+
+def _figures(
+    certificates: "Certificates", images: "ImageDataset", balls: "list[ThreatModel]"
+) -> "list[tuple[str, Figure]]":
+    from ..records import Figure, l2_threshold
+
+    correct = certificates.margin > 0
+    figures = [("clean", Figure.of(int(correct.sum()), len(images)))]
+    for ball in balls:
+        proved = (
+            correct
+            if ball.eps == 0
+            else correct & (certificates.radius > l2_threshold(ball, math.prod(images.image_shape)))
+        )
+        figures.append((f"certified at {ball}", Figure.of(int(proved.sum()), len(images))))
+    return figures
+
+
+def _floor(radius: "Tensor") -> str:
+    return f"{math.floor(float(radius) * 1000) / 1000:.3f}"
+
+
+def _nominal(network: object) -> str:
+    """The bound that the model was built with; one with a last-layer-normalised head bounds its last hidden layer."""
+    from ..layers import NormalizedLinear
+
+    get_classifier = getattr(network, "get_classifier", None)
+    head = get_classifier() if callable(get_classifier) else None
+    where = ", pixels to last hidden layer" if isinstance(head, NormalizedLinear) else ""
+    return f"{float(network.lipschitz):g}{where}"  # type: ignore[attr-defined]

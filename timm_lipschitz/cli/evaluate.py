@@ -1,0 +1,124 @@
+"""``timm-lipschitz evaluate``: clean, certified and attacked accuracy of the same images, in a record."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._options import (
+    BatchSizeOption,
+    DataDirOption,
+    DataOption,
+    DeviceOption,
+    ImageSizeOption,
+    LimitOption,
+    ModelArgument,
+    SeedOption,
+)
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    ctx: typer.Context,
+    model: ModelArgument,
+    data: DataOption,
+    data_dir: DataDirOption = None,
+    threat_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threat-model",
+            metavar="NORM:EPS",
+            help="Such as l2:36/255 or linf:8/255; may be repeated.",
+            show_default="l2:36/255 and l2:1.0",
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help="autoattack, or one of torchattacks: pgdl2, apgd, apgdt, fab, cw, square, ...; may be repeated.",
+            show_default="none: certify only",
+        ),
+    ] = None,
+    limit: LimitOption = None,
+    attack_limit: Annotated[
+        int | None,
+        typer.Option("--attack-limit", min=1, metavar="N", help="Attack only the first so many of the images."),
+    ] = None,
+    seed: SeedOption = 0,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="A folder without a run; by default a new one in runs/."),
+    ] = None,
+    record_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="NAME", help="Name of the record in a leaderboard; by default the model's."),
+    ] = None,
+    img_size: ImageSizeOption = None,
+    batch_size: BatchSizeOption = 250,
+    device: DeviceOption = None,
+) -> None:
+    r"""Certify and attack a model on the test images, and write a record with one row an image.
+
+    Everything is certified first. At each threat model, every attack runs on
+    the images that are classified correctly and not certified there; the
+    others are decided. A model without a known bound is attacked on all its
+    correct images. An attack that succeeds inside a certified radius stops
+    the run (exit code 3).
+
+    Examples:
+      timm-lipschitz evaluate sandwich_cnn.mnist --data mnist
+      timm-lipschitz evaluate sandwich_cnn.mnist --data mnist \
+          --threat-model l2:1.0 --attack autoattack --limit 1000
+      timm-lipschitz evaluate local-dir:runs/mine --data mnist \
+          --threat-model l2:1.0 --threat-model l2:1.58 \
+          --attack pgdl2 --attack cw --attack-limit 200 --run-dir runs/attacked
+    """
+    from ..data import load_dataset
+    from ..evaluation import DEFAULT_THREAT_MODELS
+    from ..evaluation import evaluate as run_evaluation
+    from ..evaluation.plan import make_plan
+    from ..records import make_record_id, safe_record_id
+    from ._command_line import print_next, typed_arguments, words
+    from ._console import output
+    from ._folders import fresh_run_dir
+    from ._interrupts import resumable
+    from ._results import print_run
+    from ._stages import stages
+    from ._subjects import load_subject, pick_device
+
+    make_plan(
+        threat_model or DEFAULT_THREAT_MODELS, attack or ()
+    )  # a wrong name is known before data and model are read
+    name = make_record_id(model) if record_id is None else safe_record_id(record_id)
+    folder = run_dir if run_dir is not None else fresh_run_dir(Path("runs") / f"{name}-{data}")
+    where = pick_device(device)
+    dataset = load_dataset(data, "test", data_dir, img_size=img_size)
+    loaded = load_subject(model, dataset, seed)
+
+    def what_is_left() -> str:
+        if (folder / "record.json").exists():
+            return f"{folder} keeps the finished attacks, in a record of status partial"
+        return "no attack was finished, nothing was written"
+
+    with resumable(what_is_left), stages() as show:
+        run = run_evaluation(
+            loaded,
+            dataset,
+            threat_model or DEFAULT_THREAT_MODELS,
+            attack or (),
+            run_dir=folder,
+            limit=limit,
+            attack_limit=attack_limit,
+            seed=seed,
+            batch_size=batch_size,
+            device=where,
+            record_id=name,
+            command=["timm-lipschitz", *typed_arguments(ctx)],
+            progress=show,
+        )
+    print_run(run)
+    output().print(f"\nrecord: {folder / 'record.json'}", markup=False)
+    print_next([words("leaderboard", "add", str(folder))])
