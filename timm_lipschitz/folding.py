@@ -1,12 +1,13 @@
 """Folding: a parameterised network becomes the plain feedforward network with explicit weights.
 
-Between two activations stands one linear map: the neighbouring factors ``B_k`` and ``A_{k-1}^T`` of consecutive sandwich
-layers are multiplied, Psi and the scalings absorbed, and a Fourier layer is multiplied with the strided 1x1 layer behind it at
-half the size. Source: Wang and Manchester (2023), Theorem 3.1. All products are taken in float64.
+Between two activations stands one linear map: the neighbouring factors ``B_k`` and ``A_{k-1}^T`` of consecutive
+sandwich layers are multiplied, Psi and the scalings absorbed, and a Fourier layer is multiplied with the strided 1x1
+layer behind it at half the size. Source: Wang and Manchester (2023), Theorem 3.1. All products are taken in float64.
 """
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from .layers import Affine, Operator, Sandwich, Scaling, Step
 from .layers.activations import make_activation
+from .layers.explicit import ExplicitModule
 
 __all__ = ["FoldedNetwork", "fold", "fold_steps"]
 
@@ -33,16 +35,18 @@ class FoldedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.in_shape:
-            raise InvalidInputError(f"this network was folded for images (B, {', '.join(map(str, self.in_shape))}), not {tuple(x.shape)}")
+            raise InvalidInputError(
+                f"this network was folded for images (B, {', '.join(map(str, self.in_shape))}), not {tuple(x.shape)}"
+            )
         return self.layers(x)
 
 
 def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNetwork:
     """The same function with explicit weights, in the model's dtype, on its device, in evaluation mode.
 
-    ``in_shape`` (C, H, W) is needed where the model does not say it by ``in_chans`` and ``img_size``. The model is left as it
-    is. Raises `NotCertifiableError` naming a module without explicit operators, and `NonFiniteError` for NaN or infinite
-    weights, or weights that the model's dtype cannot hold once they are multiplied.
+    ``in_shape`` (C, H, W) is needed where the model does not say it by ``in_chans`` and ``img_size``. The model is left
+    as it is. Raises `NotCertifiableError` naming a module without explicit operators, and `NonFiniteError` for NaN or
+    infinite weights, or weights that the model's dtype cannot hold once they are multiplied.
     """
     steps = explicit_steps(model, in_shape)
     parameter = next(model.parameters())
@@ -51,22 +55,21 @@ def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNet
     for name, weight in folded.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise NonFiniteError(
-                f"{type(model).__name__} cannot be folded in {weight.dtype}: {name} overflows there; fold model.double(), or keep "
-                "log-scales small"
+                f"{type(model).__name__} cannot be folded in {weight.dtype}: {name} overflows there; fold "
+                "model.double(), or keep log-scales small"
             )
     return folded.eval()
 
 
 def explicit_steps(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> list[Step]:
     """A model's explicit steps on the device of its weights. Raises `NotCertifiableError` for a model without any."""
-    explicit = getattr(model, "explicit", None)
-    if not callable(explicit):
+    if not hasattr(model, "explicit"):
         raise NotCertifiableError(
             f"{type(model).__name__} is not certifiable: it has no explicit operators and so no known Lipschitz bound; "
             "it can still be evaluated by attack"
         )
     with torch.no_grad():
-        return explicit(input_shape(model, in_shape))
+        return cast(ExplicitModule, model).explicit(input_shape(model, in_shape))
 
 
 def input_shape(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -75,7 +78,9 @@ def input_shape(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> tu
         return tuple(in_shape)
     if hasattr(model, "in_chans") and hasattr(model, "img_size"):
         return (int(model.in_chans), *model.img_size)  # type: ignore[arg-type, misc]
-    raise InvalidInputError(f"{type(model).__name__} does not say its input shape; pass in_shape=(channels, height, width)")
+    raise InvalidInputError(
+        f"{type(model).__name__} does not say its input shape; pass in_shape=(channels, height, width)"
+    )
 
 
 def fold_steps(steps: Sequence[Step], in_shape: tuple[int, ...], lipschitz: float) -> FoldedNetwork:

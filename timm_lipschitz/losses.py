@@ -11,10 +11,11 @@ __all__ = ["MarginCrossEntropy", "multi_margin"]
 
 
 class MarginCrossEntropy(nn.Module):
-    """Cross entropy after taking ``offset`` from the label's logit, at ``temperature``: logits (B, K), labels (B,) -> scalar.
+    """Cross entropy after taking ``offset`` from the label's logit, at ``temperature``.
 
-    An image stops to matter once its margin exceeds the offset by a few temperatures. Source: Prach and Lampert (2022),
-    equation 10; Wang and Manchester (2023) use offset ``1.5 sqrt2`` and temperature 0.25 at Lipschitz bound 1.
+    Logits (B, K) and labels (B,) -> scalar. An image stops to matter once its margin exceeds the offset by a few
+    temperatures. Source: Prach and Lampert (2022), equation 10; Wang and Manchester (2023) use offset ``1.5 sqrt2`` and
+    temperature 0.25 at Lipschitz bound 1.
 
     Raises `InvalidInputError` unless offset >= 0 and temperature > 0, both finite.
     """
@@ -23,7 +24,7 @@ class MarginCrossEntropy(nn.Module):
         super().__init__()
         if not (math.isfinite(offset) and offset >= 0 and math.isfinite(temperature) and temperature > 0):
             raise InvalidInputError(
-                f"MarginCrossEntropy needs offset >= 0 and temperature > 0, not offset={offset!r}, temperature={temperature!r}"
+                f"MarginCrossEntropy needs offset >= 0 and temperature > 0, not {offset!r} and {temperature!r}"
             )
         self.offset = offset
         self.temperature = temperature

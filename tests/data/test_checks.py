@@ -86,6 +86,7 @@ def test_channels_last_is_not_guessed_where_the_shape_fits():
     check_images(batch(shape=(3, 3, 3)), image_shape=(3, 3, 3))
     check_images(batch(shape=(1, 28, 28)))
     check_images(batch(shape=(3, 5, 1)))
+    check_images(batch(shape=(64, 3, 3)))  # 64 channels, 3x3 pixels
 
 
 @pytest.mark.parametrize(

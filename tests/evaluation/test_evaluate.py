@@ -215,6 +215,8 @@ def test_a_flip_of_rounding_alone_lowers_the_radius_and_counts_as_broken(tmp_pat
     monkeypatch.setattr(attacking, "run_attack", forged(shift))
     run = evaluate(model, images, [f"l2:{small!r}", f"l2:{large!r}"], ["pgdl2"], run_dir=tmp_path)
     assert (run.images.radius <= shift * (1 + 1e-6)).all()
+    assert run.record.certification is not None
+    assert run.record.certification.lowered == 12
     below, above = run.record.results.threat_models
     assert below.certified.count == 12, "below the points' distance the images stay certified"
     assert above.attacks[0].broken.count == 12
@@ -298,9 +300,7 @@ def test_minimal_norm_distances_above_eps_stay_standing(tmp_path):
 def test_run_json_holds_command_and_phases(tmp_path):
     model = sandwich()
     images = labelled_as_predicted(model)
-    run = evaluate(
-        model, images, ["l2:1.0"], ["pgdl2"], run_dir=tmp_path, command=["timm-lipschitz", "evaluate", "x"]
-    )
+    run = evaluate(model, images, ["l2:1.0"], ["pgdl2"], run_dir=tmp_path, command=["timm-lipschitz", "evaluate", "x"])
     assert run.run_info.command == ("timm-lipschitz", "evaluate", "x")
     assert set(run.run_info.seconds) == {"certify", "pgdl2 at l2:1.0"}
     settings = json.loads(Path(tmp_path, "record.json").read_text())["attacks"][0]["settings"]

@@ -39,14 +39,18 @@ def sandwich_linear(x: Tensor, weight: Tensor, bias: Tensor, psi: Tensor, activa
 
 
 def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
-    """Cross-correlation with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2): (N, p, H, W) -> (N, q, H, W)."""
+    """Cross-correlation with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2): (N, p, H, W) -> (N, q, H,
+    W).
+    """
     k, l = kernel.shape[2:]  # noqa: E741
     padded = F.pad(x, [(l - 1) // 2, l // 2, (k - 1) // 2, k // 2], mode="circular")
     return F.conv2d(padded, kernel)
 
 
 def spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
-    """Response of `circular_convolution` at every frequency of the full plane: (q, p, k, l) -> (H, W, q, p), complex128."""
+    """Response of `circular_convolution` at every frequency of the full plane: (q, p, k, l) -> (H, W, q, p),
+    complex128.
+    """
     q, p, k, l = kernel.shape  # noqa: E741
     placed = torch.zeros(q, p, height, width, dtype=torch.float64)
     for i in range(k):
@@ -65,8 +69,8 @@ def sandwich_fourier(
 ) -> Tensor:
     """The paper's convolutional layer: one Cayley transform for each frequency of the full plane.
 
-    ``weight`` (q, q + p, k, k) is the free kernel as the layer stores it: for stride 2 it acts on the 4p channels of the
-    space-to-depth image, zero-padded bottom and right to even sizes.
+    ``weight`` (q, q + p, k, k) is the free kernel as the layer stores it: for stride 2 it acts on the 4p channels of
+    the space-to-depth image, zero-padded bottom and right to even sizes.
     """
     if stride == 2:
         x = F.pixel_unshuffle(F.pad(x, [0, x.shape[3] % 2, 0, x.shape[2] % 2]), 2)

@@ -47,7 +47,9 @@ def test_batches_are_transformed_one_by_one(dtype: torch.dtype) -> None:
 def test_resolvent_gives_both_factors() -> None:
     weight = random_weight(4, 3)
     m = resolvent(weight)
-    torch.testing.assert_close(cayley(weight), torch.cat([2 * m - torch.eye(4), 2 * m @ weight[:, 4:]], dim=1), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        cayley(weight), torch.cat([2 * m - torch.eye(4), 2 * m @ weight[:, 4:]], dim=1), rtol=0, atol=1e-14
+    )
     assert torch.linalg.matrix_norm(m, 2) <= 1 + 1e-14
 
 
@@ -56,7 +58,9 @@ ENTRIES = st.floats(-1e3, 1e3) | st.sampled_from([0.0, -0.0, 1e-300, 1e-160, -1e
 
 
 @given(data=st.data(), q=st.integers(1, 6), p=st.integers(1, 6), complex_=st.booleans())
-def test_rows_are_orthonormal_for_any_weights_up_to_a_thousand(data: st.DataObject, q: int, p: int, complex_: bool) -> None:
+def test_rows_are_orthonormal_for_any_weights_up_to_a_thousand(
+    data: st.DataObject, q: int, p: int, complex_: bool
+) -> None:
     def matrix() -> Tensor:
         entries = data.draw(st.lists(ENTRIES, min_size=q * (q + p), max_size=q * (q + p)))
         return torch.tensor(entries, dtype=torch.float64).reshape(q, q + p)
@@ -99,7 +103,9 @@ def test_autocast_does_not_reach_it(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_large_batched_matrices_are_inverted_one_by_one_on_cpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batched_matrices_are_inverted_one_by_one_on_cpu(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shapes = []
     real = torch.linalg.inv
     monkeypatch.setattr(torch.linalg, "inv", lambda matrix: (shapes.append(matrix.shape), real(matrix))[1])

@@ -27,7 +27,9 @@ def fourier(name: str, height: int, width: int, kernel: int, **kwargs: object) -
 CASES = [
     LayerCase("SandwichLinear", SandwichLinear, (5, 4), (5,)),
     LayerCase("SandwichLinear-wider-tanh", SandwichLinear, (3, 6), (3,), {"activation": "tanh"}),
-    LayerCase("SandwichLinear-identity-no-bias", SandwichLinear, (4, 4), (4,), {"activation": "identity", "bias": False}),
+    LayerCase(
+        "SandwichLinear-identity-no-bias", SandwichLinear, (4, 4), (4,), {"activation": "identity", "bias": False}
+    ),
     LayerCase("LipschitzLinear", LipschitzLinear, (5, 4), (5,)),
     fourier("3x3", 5, 4, 3),
     fourier("2x2-elu", 3, 6, 2, activation="elu"),

@@ -8,7 +8,15 @@ from layer_contract import dense_matrix, jacobian, randomize
 from layers.reference import apply_spectrum, circular_convolution, sandwich_fourier, spectrum
 
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError
-from timm_lipschitz.layers import ACTIVATIONS, Circulant, Pointwise, Sandwich, SandwichFourierConv2d, SpaceToDepth, fourier
+from timm_lipschitz.layers import (
+    ACTIVATIONS,
+    Circulant,
+    Pointwise,
+    Sandwich,
+    SandwichFourierConv2d,
+    SpaceToDepth,
+    fourier,
+)
 
 SIZES = [(7, 5), (6, 6), (7, 7), (5, 8), (6, 5)]
 
@@ -23,14 +31,18 @@ def half_plane(full: torch.Tensor) -> torch.Tensor:
 def test_reference_spectrum_is_the_one_of_conv2d(size: tuple[int, int], kernel: int) -> None:
     taps = torch.randn(2, 3, kernel, kernel, dtype=torch.float64)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(apply_spectrum(x, spectrum(taps, *size)), circular_convolution(x, taps), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        apply_spectrum(x, spectrum(taps, *size)), circular_convolution(x, taps), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (1, 3), (4, 2)])
 @pytest.mark.parametrize("size", [*SIZES, (1, 6), (6, 1), (1, 1), (2, 2)])
 def test_kernel_spectrum_is_the_full_planes_half(size: tuple[int, int], kernel: tuple[int, int]) -> None:
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)  # a kernel larger than the image wraps around
-    torch.testing.assert_close(fourier.kernel_spectrum(taps, *size), half_plane(spectrum(taps, *size)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        fourier.kernel_spectrum(taps, *size), half_plane(spectrum(taps, *size)), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 6), (6, 1), (1, 1), (2, 2)])
@@ -104,8 +116,12 @@ def test_dense_operator_has_orthonormal_rows(size: tuple[int, int], kernel: int,
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 2), (1, 1)])
 def test_bound_is_reached_with_the_identity_as_activation(kernel: int, stride: int) -> None:
-    layer = SandwichFourierConv2d(2, 8, kernel, img_size=(4, 6), stride=stride, activation="identity", dtype=torch.float64)
-    norms = torch.linalg.svdvals(jacobian(layer, torch.randn(2, 4, 6, dtype=torch.float64)))  # as initialised: an isometry
+    layer = SandwichFourierConv2d(
+        2, 8, kernel, img_size=(4, 6), stride=stride, activation="identity", dtype=torch.float64
+    )
+    norms = torch.linalg.svdvals(
+        jacobian(layer, torch.randn(2, 4, 6, dtype=torch.float64))
+    )  # as initialised: an isometry
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
 
 

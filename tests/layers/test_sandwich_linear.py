@@ -65,7 +65,9 @@ def test_scaling_a_homogeneous_layer_only_rescales_its_bias() -> None:
 @pytest.mark.parametrize("size", [0, -1, 2.5, math.nan, "3"])
 @pytest.mark.parametrize("layer_type", [SandwichLinear, LipschitzLinear])
 def test_sizes_that_are_no_positive_integers_are_refused(layer_type: Any, size: Any) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{layer_type.__name__}: in_features must be a positive integer, not {size!r}"):
+    with pytest.raises(
+        InvalidInputError, match=rf"{layer_type.__name__}: in_features must be a positive integer, not {size!r}"
+    ):
         layer_type(size, 3)
     with pytest.raises(InvalidInputError, match="out_features must be a positive integer"):
         layer_type(3, size)

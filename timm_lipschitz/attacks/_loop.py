@@ -65,10 +65,9 @@ class AttackLoop:
         survive its projection, goes on in a batch of its own: the others meet the noise that they would in the
         library's own loop.
         """
-        attackable = ~self.outcome.misclassified
         if self.kind != "fixed-eps":
-            return self._cut(attackable)
-        standing = attackable & self.outcome.distance.isinf()
+            return self._cut(~self.outcome.misclassified)
+        standing = self.outcome.distance.isinf()
         return self._cut(standing & ~self.outcome.undone) + self._cut(standing & self.outcome.undone)
 
     def _cut(self, mask: Tensor) -> list[Tensor]:

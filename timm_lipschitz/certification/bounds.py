@@ -1,8 +1,8 @@
 """Lipschitz bounds of a network from its explicit operators, measured rather than assumed.
 
-A sandwich layer is as Lipschitz as ``||[A B]||^2`` (Wang and Manchester, 2023, Theorem 3.2, without the assumption that the rows
-are orthonormal), whatever its activation and Psi. What the stored float64 operators miss of orthonormality is measured and
-counted.
+A sandwich layer is as Lipschitz as ``||[A B]||^2`` (Wang and Manchester, 2023, Theorem 3.2, without the assumption that
+the rows are orthonormal), whatever its activation and Psi. What the stored float64 operators miss of orthonormality is
+measured and counted.
 """
 
 import math
@@ -27,8 +27,8 @@ LARGEST_DEFECT = 1e-3
 class NetworkBound:
     """L2 bounds of a network, per pixel unit.
 
-    ``backbone`` bounds pixels -> input of the last affine layer; ``logits`` pixels -> logits; ``pairs`` (K, K), float64,
-    bounds pixels -> ``f_i - f_j``.
+    ``backbone`` bounds pixels -> input of the last affine layer; ``logits`` pixels -> logits; ``pairs`` (K, K),
+    float64, bounds pixels -> ``f_i - f_j``.
     """
 
     backbone: float
@@ -37,14 +37,17 @@ class NetworkBound:
 
 
 def step_bound(step: Step) -> float:
-    """An upper bound of one step's Lipschitz constant. Raises `NotCertifiableError` for a sandwich far from its bound."""
+    """An upper bound of one step's Lipschitz constant.
+
+    Raises `NotCertifiableError` for a sandwich layer that is far from its bound.
+    """
     if isinstance(step, Affine):
         return step.operator.norm_bound()
     norm = spectral_bound(torch.cat([step.a.blocks(), step.b.blocks()], dim=-1))
     if not norm * norm <= 1 + LARGEST_DEFECT:
         raise NotCertifiableError(
-            f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g} instead of 1; "
-            "its weights are damaged or not finite"
+            f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g}, "
+            "not 1; its weights are damaged or not finite"
         )
     return math.nextafter(norm * norm, math.inf)
 
@@ -52,20 +55,23 @@ def step_bound(step: Step) -> float:
 def network_bound(steps: Sequence[Step]) -> NetworkBound:
     """Bounds of the network that ``steps`` describe; the last of them must end in logits (K,).
 
-    For classes i and j with rows ``w_i``, ``w_j`` of the last matrix behind a backbone of bound L:
-    ``L ||w_i - w_j||``, or, behind a sandwich layer, ``2 L ||B|| ||(w_i - w_j) A^T||`` where L now ends before that layer;
-    whichever is smaller.
+    For classes i and j with rows ``w_i``, ``w_j`` of the last matrix behind a backbone of bound L: ``L ||w_i - w_j||``,
+    or, behind a sandwich layer, ``2 L ||B|| ||(w_i - w_j) A^T||`` where L now ends before that layer; whichever is
+    smaller.
     """
     tail: list[Operator] = []
     body = list(steps)
-    while body and isinstance(body[-1], Affine):
-        tail.insert(0, body.pop().operator)
+    while body and isinstance(step := body[-1], Affine):
+        tail.insert(0, step.operator)
+        body.pop()
     if not tail or len(tail[-1].out_shape) != 1:
         raise NotCertifiableError("the network does not end in a linear layer that gives logits (B, K)")
     product = multiply(tail)
     last = product[0]
     if len(product) != 1 or not isinstance(last, Dense):
-        raise NotCertifiableError("the last layers cannot be written as one matrix, so pairs of classes have no constants")
+        raise NotCertifiableError(
+            "the last layers cannot be written as one matrix, so pairs of classes have no constants"
+        )
 
     bounds = [step_bound(step) for step in body]
     backbone = _product(bounds)
@@ -79,7 +85,10 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
 
 
 def _pair_norms_through(sandwich: Sandwich, rows: Tensor, in_shape: tuple[int, ...]) -> Tensor:
-    """``||(w_i - w_j) A^T||`` for rows (K, p) on the sandwich's outputs, (K, K), rounded up; infinite without a cheap product."""
+    """``||(w_i - w_j) A^T||`` for rows (K, p) on the sandwich's outputs, (K, K), rounded up.
+
+    Infinite where there is no cheap product.
+    """
     norms = []
     for row in rows:
         differences = row - rows

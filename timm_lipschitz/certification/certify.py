@@ -14,8 +14,8 @@ from .bounds import NetworkBound, network_bound
 
 __all__ = ["Certificates", "certified", "certify", "radii"]
 
-# What a certificate says of floating point. The layers' bounds are measured, their rounding included; the logits are float64
-# values whose own rounding (about 1e-13 of their size) is not bounded yet.
+# What a certificate says of floating point. The layers' bounds are measured, their rounding included; the logits are
+# float64 values whose own rounding (about 1e-13 of their size) is not bounded yet.
 ARITHMETIC = "real, logits rounded to float64"
 
 
@@ -48,11 +48,11 @@ def certify(
 ) -> Certificates:
     """Certified radii of ``images`` (N, C, H, W) in [0, 1] for ``labels`` (N,), or for the predicted classes.
 
-    The network is folded and run in float64, whatever its own dtype; autocast and TF32 play no part. ``progress`` is called
-    with images done and images in all.
+    The network is folded and run in float64, whatever its own dtype; autocast and TF32 play no part. ``progress`` is
+    called with images done and images in all.
 
-    Raises `InvalidInputError` for bad images or labels, `NotCertifiableError` for a model in training mode or without a known
-    bound, and `NonFiniteError` for logits that are NaN or infinite.
+    Raises `InvalidInputError` for bad images or labels, `NotCertifiableError` for a model in training mode or without a
+    known bound, and `NonFiniteError` for logits that are NaN or infinite.
     """
     if model.training:
         raise NotCertifiableError(f"{type(model).__name__} is in training mode; call model.eval() before certifying it")
@@ -78,7 +78,9 @@ def _certificates(logits: Tensor, labels: Tensor | None, bound: NetworkBound) ->
     finite = torch.isfinite(logits).all(dim=1)
     if not bool(finite.all()):
         sample = int((~finite).nonzero()[0])
-        raise NonFiniteError(f"certify: the logits of image {sample} are not finite ({logits[sample].tolist()}); check the weights")
+        raise NonFiniteError(
+            f"certify: the logits of image {sample} are not finite ({logits[sample].tolist()}); check the weights"
+        )
     prediction = logits.argmax(dim=1)
     target = prediction if labels is None else labels.to("cpu", torch.int64)
     margin, radius = radii(logits, target, bound.pairs)
@@ -86,7 +88,7 @@ def _certificates(logits: Tensor, labels: Tensor | None, bound: NetworkBound) ->
 
 
 def radii(logits: Tensor, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Margins and radii (N,) of logits (N, K): ``min_j (f_y - f_j) / pairs[y, j]``, 0 for a wrong class, a tie or NaN."""
+    """Margins and radii (N,) of logits (N, K): ``min_j (f_y - f_j) / pairs[y, j]``, 0 for a wrong class, tie or NaN."""
     if logits.shape[1] < 2:
         raise InvalidInputError(f"a margin needs at least 2 classes, the logits have {logits.shape[1]}")
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()

@@ -26,7 +26,7 @@ def models(
     table = Table("model", "input", "classes", "weights", box=None, pad_edge=False)
     for name in timm.list_models(pattern, pretrained=pretrained, include_tags=True):
         if timm.model_entrypoint(name).__module__.startswith(f"{families.__name__}."):
-            input_size = "x".join(map(str, timm.get_pretrained_cfg_value(name, "input_size")))
+            input_size = "x".join(map(str, timm.get_pretrained_cfg_value(name, "input_size") or ()))
             num_classes = str(timm.get_pretrained_cfg_value(name, "num_classes"))
             table.add_row(name, input_size, num_classes, "yes" if timm.is_model_pretrained(name) else "no")
     output().print(table)

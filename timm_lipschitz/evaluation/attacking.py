@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..attacks import run_attack, stable_seed
 from ..data import ImageDataset
@@ -21,9 +22,9 @@ __all__ = ["AttackedImages"]
 class AttackedImages:
     """The verdicts of a run's attacks on the first ``count`` images, collected attack by attack.
 
-    At each threat model only images that are correct and not certified there are attacked, in chunks of ``batch_size`` in the
-    order of their indices. A chunk's seed is a hash of the run's seed, threat model, attack and chunk number, so that a
-    verdict does not depend on what ran before.
+    At each threat model only images that are correct and not certified there are attacked, in chunks of ``batch_size``
+    in the order of their indices. A chunk's seed is a hash of the run's seed, threat model, attack and chunk number, so
+    that a verdict does not depend on what ran before.
     """
 
     subject: Subject
@@ -35,7 +36,8 @@ class AttackedImages:
     run_dir: Path
     tables: list[AttackTable] = field(default_factory=list)
     settings: dict[str, AttackSettings] = field(default_factory=dict)
-    _lowered: dict[int, Any] = field(default_factory=dict)  # image -> perturbation (C, H, W), float64, that rounding let pass
+    # image -> the shortest perturbation (C, H, W), float64, inside its certified radius that float32 takes for adversarial
+    _lowered: dict[int, Tensor] = field(default_factory=dict)
 
     def run(self, threat_model: ThreatModel, attack: str, progress: Callable[[int, int, str], None] | None) -> None:
         """Runs one attack at one threat model. Raises as `run_attack`, and `CertificateViolation`.
@@ -73,7 +75,9 @@ class AttackedImages:
         if facts or attack not in self.settings:
             counts = {f"corrected {threat_model}": corrected, f"discarded {threat_model}": discarded}
             before = self.settings[attack].settings if attack in self.settings else {}
-            self.settings[attack] = AttackSettings(name=attack, seed=self.seed, settings={**before, **_flat(facts), **counts})
+            self.settings[attack] = AttackSettings(
+                name=attack, seed=self.seed, settings={**before, **_flat(facts), **counts}
+            )
 
     def _alarm(self, result: Any, indices: np.ndarray, threat_model: ThreatModel, attack: str) -> None:
         """Judges every point that lies inside its image's certified radius."""
@@ -118,8 +122,8 @@ class AttackedImages:
         return replace(self.images, radius=radius), replace(attacks, status=status, distance=distance)
 
     @property
-    def rounding_flips(self) -> int:
-        """Number of images with a point inside the certified radius that float32 alone takes for adversarial."""
+    def lowered(self) -> int:
+        """Number of images whose radius was lowered: float32 alone takes a point inside it for adversarial."""
         return len(self._lowered)
 
 

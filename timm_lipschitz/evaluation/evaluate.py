@@ -1,7 +1,7 @@
 """Clean, certified and attacked, image by image, into one run directory.
 
-Everything is certified first. At each threat model the attacks see only images that are classified correctly and not certified
-there: the others are decided by proof. An attack that succeeds inside a certified radius stops the run.
+Everything is certified first. At each threat model the attacks see only images that are classified correctly and not
+certified there: the others are decided by proof. An attack that succeeds inside a certified radius stops the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,21 +45,26 @@ def evaluate(
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Certifies and attacks a model on a data set; writes ``record.json``, two tables and ``run.json`` into ``run_dir``.
+    """Certifies and attacks a model on a data set; writes a record, two tables and ``run.json`` into ``run_dir``.
 
     Args:
         model: any torch module from images (B, C, H, W) in [0, 1] to logits (B, K), or what `load_model` gives. A model
             without a known Lipschitz bound gets no certificates, and all its correct images are attacked.
-        dataset: the images; ``limit`` takes the first so many of them.
+        dataset: the images.
         threat_models: certified accuracy is reported at each, e.g. ``"l2:36/255"``.
-        attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat models) on the
-            first ``attack_limit`` images (default: all).
+        attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat
+            models) on the first ``attack_limit`` images (default: all).
+        limit: take the first so many images (default: all).
+        attack_limit: attack only the first so many of them (default: all).
+        attack_at: the threat models to attack (default: all).
         run_dir: a folder that holds no run yet.
         seed: of the run; every chunk of ``batch_size`` attacked images has a seed of its own, derived from it.
+        batch_size: images in one chunk of an attack, and in one batch of certification.
         device: where the network runs; CUDA where there is one, by default.
         record_id: name of the record in a leaderboard; by default the model's.
         command: the command line to write into ``run.json``; this process's by default.
-        progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its stage.
+        progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its
+            stage.
 
     Raises:
         InvalidInputError: threat models, limits or data that do not fit the model.
@@ -68,7 +73,8 @@ def evaluate(
         NonFiniteError: logits that are NaN or infinite.
         CertificateViolation: an attack succeeded inside a certified radius; the witness is in ``run_dir``.
 
-    An interrupt or an error during the attacks leaves the finished ones in ``run_dir``, in a record of status "partial".
+    An interrupt or an error during the attacks leaves the finished ones in ``run_dir``, in a record of status
+    "partial".
     """
     clock = RunClock()
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, type(model).__name__, type(model).__name__)
@@ -94,7 +100,9 @@ def evaluate(
             subject = Subject.of(loaded.model)
             images = subject.certify(data, batch_size, _stage(progress, "certify"))
         work = AttackedImages(subject, data, images, attacked.count, seed, batch_size, out)
-        writer = RunWriter(loaded, dataset, evaluated, attacked, subject, plan, seed, where, record_id, clock, command, out)
+        writer = RunWriter(
+            loaded, dataset, evaluated, attacked, subject, plan, seed, where, record_id, clock, command, out
+        )
         try:
             for threat_model, attack in plan.attacks:
                 stage = f"{attack} at {threat_model}"

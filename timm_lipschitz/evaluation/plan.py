@@ -25,8 +25,8 @@ def make_plan(
 ) -> Plan:
     """Every attack at every threat model of ``attack_at`` (default: all).
 
-    Raises `InvalidInputError` for threat models that are missing or malformed and for an attack given twice, `AttackError` for
-    an attack that is unknown or does not know the norm.
+    Raises `InvalidInputError` for threat models that are missing or malformed and for an attack given twice,
+    `AttackError` for an attack that is unknown or does not know the norm.
     """
     every = _parse(threat_models)
     at = every if attack_at is None else _parse(attack_at)

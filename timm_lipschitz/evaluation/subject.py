@@ -32,20 +32,20 @@ class Subject:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Subject":
-        certifiable = callable(getattr(model, "explicit", None))
+        certifiable = hasattr(model, "explicit")
         return cls(model, fold(model).float() if certifiable else model, certifiable)
 
     @torch.no_grad()
-    def certify(
-        self, data: ImageDataset, batch_size: int, progress: Callable[[int, int], None] | None
-    ) -> ImageTable:
+    def certify(self, data: ImageDataset, batch_size: int, progress: Callable[[int, int], None] | None) -> ImageTable:
         """The per-image table of ``data``; radii are 0 for a model without certificates.
 
-        An image is correct if the label's logit exceeds every other one: a tie is not. Raises `NonFiniteError` for logits
-        that are NaN or infinite.
+        An image is correct if the label's logit exceeds every other one: a tie is not. Raises `NonFiniteError` for
+        logits that are NaN or infinite.
         """
         if self.certifiable:
-            found = certify(self.model, data.pixels(range(len(data))), data.labels, batch_size=batch_size, progress=progress)
+            found = certify(
+                self.model, data.pixels(range(len(data))), data.labels, batch_size=batch_size, progress=progress
+            )
             prediction, margin, radius = found.prediction, found.margin, found.radius
         else:
             logits = self._logits(data, batch_size, progress)
@@ -74,7 +74,9 @@ class Subject:
         finite = torch.isfinite(every).all(dim=1)
         if not bool(finite.all()):
             sample = int((~finite).nonzero()[0])
-            raise NonFiniteError(f"the logits of image {sample} are not finite ({every[sample].tolist()}); check the weights")
+            raise NonFiniteError(
+                f"the logits of image {sample} are not finite ({every[sample].tolist()}); check the weights"
+            )
         return every
 
     def float64(self) -> nn.Module:

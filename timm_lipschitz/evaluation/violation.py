@@ -1,9 +1,9 @@
 """The alarm: an attack that succeeds inside a certified radius.
 
-A certificate speaks of the network in real arithmetic, an attack runs it in float32. A point inside the radius that changes the
-float32 prediction is therefore judged again in float64. If the prediction changes there too, the certificate is wrong: the run
-stops and the witness is saved. If not, rounding moved the prediction: the image counts as broken, and its radius is lowered to
-that point's distance, which a smaller certificate allows.
+A certificate speaks of the network in real arithmetic, an attack runs it in float32. A point inside the radius that
+changes the float32 prediction is therefore judged again in float64. If the prediction changes there too, the
+certificate is wrong: the run stops and the witness is saved. If not, rounding moved the prediction: the image counts as
+broken, and its radius is lowered to that point's distance, which a smaller certificate allows.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ __all__ = ["Flip", "require_rounding"]
 
 @dataclass(frozen=True)
 class Flip:
-    """An image (C, H, W) and a point at L2 ``distance`` inside its certified radius that changes the float32 prediction."""
+    """An image (C, H, W) and a point inside its certified radius that changes the float32 prediction.
+
+    ``distance`` and ``radius`` are L2, in pixel units.
+    """
 
     index: int
     label: int
@@ -53,7 +56,7 @@ def require_rounding(flip: Flip, subject: Subject, run_dir: Path) -> None:
         },
     )
     raise CertificateViolation(
-        f"{flip.attack} at {flip.threat_model} broke image {flip.index} at distance {flip.distance:.9g}, inside its certified "
-        f"radius {flip.radius:.9g}, and float64 confirms it: the certificate is wrong. The witness (image, adversarial image, "
-        f"logits) is in {path}; please report it"
+        f"{flip.attack} at {flip.threat_model} broke image {flip.index} at distance {flip.distance:.9g}, inside its "
+        f"certified radius {flip.radius:.9g}, and float64 confirms it: the certificate is wrong. The witness (image, "
+        f"adversarial image, logits) is in {path}; please report it"
     )

@@ -1,7 +1,5 @@
 """From an evaluation to its files: who the model is, on what data, by which settings."""
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +74,9 @@ class RunWriter:
                 evaluated=self.evaluated,
             ),
             certification=(
-                CertificationInfo(arithmetic=ARITHMETIC, images=self.evaluated.count) if self.subject.certifiable else None
+                CertificationInfo(arithmetic=ARITHMETIC, images=self.evaluated.count, lowered=work.lowered)
+                if self.subject.certifiable
+                else None
             ),
             threat_models=self.plan.threat_models,
             images=images,
@@ -87,7 +87,7 @@ class RunWriter:
             numeric=NumericFlags(
                 device=self.device.type,
                 attack_dtype="float32",
-                tf32_matmul=torch.backends.cuda.matmul.allow_tf32,
+                tf32_matmul=bool(torch.backends.cuda.matmul.allow_tf32),
                 tf32_cudnn=torch.backends.cudnn.allow_tf32,
                 autocast=torch.is_autocast_enabled(self.device.type),
             ),

@@ -1,7 +1,7 @@
 """Activations that a sandwich layer may use: elementwise, with every slope in [0, 1].
 
-The proof of the bound needs exactly that. Anything else breaks it silently (a layer with the absolute value reaches norm 2),
-so activations are chosen from this table, and refused by name otherwise.
+The proof of the bound needs exactly that. Anything else breaks it silently (a layer with the absolute value reaches
+norm 2), so activations are chosen from this table, and refused by name otherwise.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import InvalidInputError
 
-__all__ = ["ACTIVATIONS", "make_activation", "is_homogeneous"]
+__all__ = ["ACTIVATIONS", "is_homogeneous", "make_activation"]
 
 
 @dataclass(frozen=True)

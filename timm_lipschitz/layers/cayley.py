@@ -4,9 +4,10 @@ For free ``X`` (q x q) and ``V`` (q x p)::
 
     M = (I + X - X^H + V V^H)^-1,    A = 2 M - I,    B = 2 M V,    A A^H + B B^H = I.
 
-``I + X - X^H + V V^H`` is an identity plus a skew part plus a positive semidefinite part, so its inverse exists for every
-``X`` and ``V``, with spectral norm at most 1. Source: Wang and Manchester (2023), equation 9, transposed; Trockman and Kolter
-(2021) for the transform itself. Shapes may carry leading batch dimensions (the frequencies of a convolution).
+``I + X - X^H + V V^H`` is an identity plus a skew part plus a positive semidefinite part, so its inverse exists for
+every ``X`` and ``V``, with spectral norm at most 1. Source: Wang and Manchester (2023), equation 9, transposed;
+Trockman and Kolter (2021) for the transform itself. Shapes may carry leading batch dimensions (the frequencies of a
+convolution).
 """
 
 import torch
@@ -17,9 +18,10 @@ from .precision import promote
 
 __all__ = ["cayley", "cayley_inverse", "resolvent"]
 
+
 def _inverse(a: Tensor) -> Tensor:
-    # From about n = 150 on, CPU builds of torch give wrong results or hang for a batched LU with several threads (pytorch
-    # issue 142815); one matrix at a time is right, and no slower at these sizes.
+    # From about n = 150 on, CPU builds of torch give wrong results or hang for a batched LU with several threads
+    # (pytorch issue 142815); one matrix at a time is right, and no slower at these sizes.
     if a.dim() < 3 or a.is_cuda or a.shape[-1] < 128:
         return torch.linalg.inv(a)
     return torch.stack([torch.linalg.inv(m) for m in a.reshape(-1, a.shape[-2], a.shape[-1]).unbind(0)]).view_as(a)
@@ -57,7 +59,7 @@ def _cayley(weight: Tensor) -> Tensor:
 
 @register_notrace_function
 def cayley(weight: Tensor) -> Tensor:
-    """``[A B]`` with orthonormal rows for free ``weight = [X V]``, (..., q, q + p) -> (..., q, q + p), float32 or better."""
+    """``[A B]`` with orthonormal rows for free ``weight = [X V]``, (..., q, q + p) -> the same, float32 or better."""
     if torch.jit.is_scripting():
         return _cayley(weight)
     if weight.is_meta:
@@ -69,7 +71,8 @@ def cayley(weight: Tensor) -> Tensor:
 def cayley_inverse(rows: Tensor) -> Tensor:
     """Free parameters whose Cayley transform is the given ``[A B]``, (..., q, q + p) with orthonormal rows.
 
-    ``I + A`` must be invertible (``A`` has no eigenvalue -1): those are exactly the matrices that the transform reaches.
+    ``I + A`` must be invertible (``A`` has no eigenvalue -1): those are exactly the matrices that the transform
+    reaches.
     """
     q = rows.shape[-2]
     a, b = rows[..., :q], rows[..., q:]

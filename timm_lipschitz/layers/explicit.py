@@ -1,12 +1,12 @@
 """What a layer says about itself: its explicit operators, in float64.
 
-A layer's ``explicit(in_shape)`` returns a list of steps, applied in order to samples of that shape. Folding multiplies neighbouring operators; certification
-bounds them. Neither needs to know which layer a step came from.
+A layer's ``explicit(in_shape)`` returns a list of steps, applied in order to samples of that shape. Folding multiplies
+neighbouring operators; certification bounds them. Neither needs to know which layer a step came from.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from ..errors import NonFiniteError, NotCertifiableError
 from .cayley import cayley
 from .operators import MatrixOperator, Operator
 
-__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "orthonormal_rows", "out_shape"]
+__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "optional_float64", "orthonormal_rows", "out_shape"]
 
 
 @dataclass(frozen=True)
 class Sandwich:
     """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``, ``Psi = diag(exp(log_scale))``; bound ``||[A B]||^2``.
 
-    ``bias`` and ``log_scale`` have one entry a channel of ``a``'s rows (a feature, or a channel of an image), or are None.
+    ``bias`` and ``log_scale`` have one entry a channel of ``a``'s rows (a feature, or a channel of an image), or are
+    None.
     """
 
     a: MatrixOperator
@@ -43,14 +44,20 @@ class Affine:
 Step: TypeAlias = Sandwich | Affine
 
 
-def as_float64(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter of ``module`` in float64, without gradient; None where the module has none by that name.
+class ExplicitModule(Protocol):
+    """A module that says what it is."""
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The module as explicit steps on samples of ``in_shape``."""
+        ...
+
+
+def as_float64(module: nn.Module, name: str) -> Tensor:
+    """A parameter of ``module`` in float64, without gradient.
 
     Raises `NonFiniteError` naming module and parameter for NaN or infinity, or a log-scale whose exponential overflows.
     """
-    parameter = getattr(module, name)
-    if parameter is None:
-        return None
+    parameter: Tensor = getattr(module, name)
     value = parameter.detach().to(torch.float64)
     finite = torch.isfinite(value)
     if not bool(finite.all()):
@@ -66,6 +73,11 @@ def as_float64(module: nn.Module, name: str) -> Tensor | None:
     return value
 
 
+def optional_float64(module: nn.Module, name: str) -> Tensor | None:
+    """`as_float64` of a parameter that the module may lack (it is None then)."""
+    return None if getattr(module, name) is None else as_float64(module, name)
+
+
 def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
     """`cayley` of a module's free parameters ``weight``, (..., q, q + p).
 
@@ -77,8 +89,8 @@ def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
         rows = torch.full_like(weight, torch.nan)
     if not bool(torch.isfinite(rows).all()):
         raise NonFiniteError(
-            f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the Cayley transform "
-            "in float64; the checkpoint is damaged or its training diverged"
+            f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the "
+            "Cayley transform in float64; the checkpoint is damaged or its training diverged"
         )
     return rows
 
@@ -86,23 +98,25 @@ def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
 def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:
     """The steps of named modules that run one after the other on samples of ``in_shape``.
 
-    Containers and shapes are threaded through. Raises `NotCertifiableError` naming a module that has no explicit operators,
-    or dropout that is active.
+    Containers and shapes are threaded through. Raises `NotCertifiableError` naming a module that has no explicit
+    operators, or dropout that is active.
     """
     steps: list[Step] = []
     for name, module in modules:
-        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not (module.training and module.p > 0)):
+        if isinstance(module, nn.Identity) or (
+            isinstance(module, nn.Dropout) and not (module.training and module.p > 0)
+        ):
             continue
         if isinstance(module, nn.Dropout):
             raise NotCertifiableError(
-                f"module {name!r} drops activations at random (Dropout, p={module.p}), so the network is no fixed function; "
-                "call model.eval() first"
+                f"module {name!r} drops activations at random (Dropout, p={module.p}), so the network is no fixed "
+                "function; call model.eval() first"
             )
         if isinstance(module, nn.Sequential):
             children = ((f"{name}.{child}", m) for child, m in module.named_children())
             steps += collect(children, in_shape)
-        elif callable(explicit := getattr(module, "explicit", None)):
-            steps += explicit(in_shape)
+        elif hasattr(module, "explicit"):
+            steps += cast(ExplicitModule, module).explicit(in_shape)
         else:
             raise NotCertifiableError(
                 f"module {name!r} ({type(module).__name__}) is not certifiable: it has no known Lipschitz bound; "

@@ -1,6 +1,7 @@
 """The modules of a folded network: plain weights, no parameterization.
 
-Each takes images (B, C, H, W) or features (B, C) and holds its matrix as a parameter ``weight`` and an optional ``bias``.
+Each takes images (B, C, H, W) or features (B, C) and holds its matrix as a parameter ``weight`` and an optional
+``bias``.
 """
 
 import torch

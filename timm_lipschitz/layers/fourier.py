@@ -1,8 +1,8 @@
 """Circular convolutions as products at each frequency, in real arithmetic.
 
-Activations are kept batch last, (H, W, C, B): a transform is then a small matrix times a wide one, and the product at the
-frequencies a batched matrix product, with one copy between them. That is faster on CPU than library FFTs followed by a
-complex product, and exports as plain real operators.
+Activations are kept batch last, (H, W, C, B): a transform is then a small matrix times a wide one, and the product at
+the frequencies a batched matrix product, with one copy between them. That is faster on CPU than library FFTs followed
+by a complex product, and exports as plain real operators.
 
 Shapes, throughout::
 
@@ -11,7 +11,8 @@ Shapes, throughout::
     F = H * G          frequencies of the half plane, row-major
     block form         a complex (q x p) matrix c + i d as the real (2q x 2p) matrix [[c, -d], [d, c]]
 
-`torch.fft.rfft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare with.
+`torch.fft.rfft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare
+with.
 """
 
 import math
@@ -43,7 +44,10 @@ def batch_first(x: Tensor) -> Tensor:
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """(H, W, C, B) -> (ceil(H/2), ceil(W/2), 4C, B), zero-padded bottom and right; channel order of `nn.PixelUnshuffle(2)`."""
+    """(H, W, C, B) -> (ceil(H/2), ceil(W/2), 4C, B), zero-padded bottom and right.
+
+    The channels come in the order of `nn.PixelUnshuffle(2)`.
+    """
     height, width, channels, batch = x.shape
     x = torch.nn.functional.pad(x, [0, 0, 0, 0, 0, width % 2, 0, height % 2])
     x = x.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels, batch)
@@ -51,7 +55,7 @@ def space_to_depth(x: Tensor) -> Tensor:
 
 
 def block_form(spectrum: Tensor) -> Tensor:
-    """Complex (F, q, p) -> real (F, 2q, 2p): products and adjoints of blocks are the blocks of products and adjoints."""
+    """Complex (F, q, p) -> real (F, 2q, 2p); blocks of products and adjoints are products and adjoints of blocks."""
     real, imag = spectrum.real, spectrum.imag
     return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
 
@@ -84,7 +88,8 @@ def _kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
 def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
     """Frequency response of a small centred kernel, (q, p, k, l) -> complex (F, q, p), by one small matrix.
 
-    The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2, (l-1)//2).
+    The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2,
+    (l-1)//2).
     """
     if torch.jit.is_scripting():
         return _kernel_spectrum(kernel, height, width)
@@ -142,7 +147,10 @@ def _fourier_product(x: Tensor, block: Tensor) -> Tensor:
 
 @register_notrace_function
 def fourier_product(x: Tensor, block: Tensor) -> Tensor:
-    """Circular convolution of (H, W, p, B) with a response in block form (F, 2q, 2p) -> (H, W, q, B), float32 or better."""
+    """Circular convolution of (H, W, p, B) with a response in block form (F, 2q, 2p) -> (H, W, q, B).
+
+    Computed in float32 or better.
+    """
     if torch.jit.is_scripting():
         return _fourier_product(x, block)
     if x.is_meta:

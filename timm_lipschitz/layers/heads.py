@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cayley import resolvent
-from .explicit import Affine, Step, as_float64, orthonormal_rows
+from .explicit import Affine, Step, as_float64, optional_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Dense
 from .precision import promote
@@ -22,8 +22,8 @@ __all__ = ["ContractionHead", "NormalizedLinear"]
 class ContractionHead(nn.Module):
     """``h -> B h + b`` with ``A A^T + B B^T = I``: a 1-Lipschitz map from features (..., p) to logits (..., q).
 
-    The paper's last layer; the rows of ``B`` have norm at most 1, so two logits part at most sqrt2 times as fast as ``h``.
-    Source: Wang and Manchester (2023), section 4.
+    The paper's last layer; the rows of ``B`` have norm at most 1, so two logits part at most sqrt2 times as fast as
+    ``h``. Source: Wang and Manchester (2023), section 4.
     """
 
     bias: Tensor | None
@@ -53,7 +53,7 @@ class ContractionHead(nn.Module):
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""
         b = orthonormal_rows(self, as_float64(self, "weight"))[:, self.out_features :]
-        return [Affine(Dense(b, in_shape), as_float64(self, "bias"))]
+        return [Affine(Dense(b, in_shape), optional_float64(self, "bias"))]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -93,7 +93,7 @@ class NormalizedLinear(nn.Module):
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""
         rows = F.normalize(as_float64(self, "weight"), dim=1)
-        return [Affine(Dense(rows, in_shape), as_float64(self, "bias"))]
+        return [Affine(Dense(rows, in_shape), optional_float64(self, "bias"))]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

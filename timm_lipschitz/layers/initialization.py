@@ -1,8 +1,9 @@
 """Initial values of Cayley parameters: how much of the signal, and of its gradient, each layer keeps at the start.
 
-A single layer starts as an isometry before its activation (`isometric_`). A ReLU still halves the signal's energy at every
-layer. Networks therefore pair their channels (`initialize`): with ``B = [u; -u] / sqrt2`` and ``A = [[I, I], [I, I]] / 2`` a ReLU
-layer is ``h -> [|u h|; |u h|] / sqrt2``, and as the next layer reads both halves alike, nothing is lost but the sign.
+A single layer starts as an isometry before its activation (`isometric_`). A ReLU still halves the signal's energy at
+every layer. Networks therefore pair their channels (`initialize`): with ``B = [u; -u] / sqrt2`` and ``A = [[I, I], [I,
+I]] / 2`` a ReLU layer is ``h -> [|u h|; |u h|] / sqrt2``, and as the next layer reads both halves alike, nothing is
+lost but the sign.
 """
 
 import math
@@ -44,8 +45,8 @@ def isometric_(weight: Tensor) -> Tensor:
 def paired_(weight: Tensor, paired_input: bool) -> Tensor:
     """``X = 0, V = [u; -u] / sqrt2`` with semi-orthogonal ``u``, for a layer with ReLU.
 
-    With ``paired_input`` the two halves of the input's channels carry the same signal, and ``u`` reads their sum. Where q is odd,
-    the last row starts at zero.
+    With ``paired_input`` the two halves of the input's channels carry the same signal, and ``u`` reads their sum. Where
+    q is odd, the last row starts at zero.
     """
     weight.zero_()
     if not weight.is_meta:
@@ -64,7 +65,8 @@ def paired_(weight: Tensor, paired_input: bool) -> Tensor:
 def initialize(layers: Iterable[nn.Module], scheme: Scheme) -> None:
     """Sets the weights of sandwich layers that follow one another, in order; other modules are left alone.
 
-    ``"paired"`` applies where the activation is ReLU; a layer with another one starts isometric, and so does its successor.
+    ``"paired"`` applies where the activation is ReLU; a layer with another one starts isometric, and so does its
+    successor.
     """
     paired_input = False
     for layer in layers:

@@ -1,8 +1,9 @@
 """Explicit linear operators: what remains of a layer once its parameterization is gone.
 
-An operator maps one sample of ``in_shape`` to one of ``out_shape``, (features,) or (C, H, W); ``apply`` takes a batch of them.
-It knows how to multiply itself with a neighbour where the product is no dearer than the two (`then`) and the module that
-executes it. Operators with a matrix also know their transpose and absorb scalings of their channels. Matrices are float64.
+An operator maps one sample of ``in_shape`` to one of ``out_shape``, (features,) or (C, H, W); ``apply`` takes a batch
+of them. It knows how to multiply itself with a neighbour where the product is no dearer than the two (`then`) and the
+module that executes it. Operators with a matrix also know their transpose and absorb scalings of their channels.
+Matrices are float64.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from ..errors import InvalidInputError
 from . import fourier
 from .folded import FoldedCirculant, FoldedDense, FoldedPointwise, FoldedScaling, SpaceToDepth2d
 
-__all__ = ["Circulant", "Dense", "Flattening", "MatrixOperator", "Operator", "Pointwise", "Scaling", "SpaceToDepth", "spectral_bound"]
+__all__ = [
+    "Circulant",
+    "Dense",
+    "Flattening",
+    "MatrixOperator",
+    "Operator",
+    "Pointwise",
+    "Scaling",
+    "SpaceToDepth",
+    "spectral_bound",
+]
 
 Shape = tuple[int, ...]
 
@@ -48,7 +59,7 @@ class Operator(ABC):
         """A module with plain weights that applies the operator and adds ``bias``, one entry a channel."""
 
     def then(self, outer: Operator) -> list[Operator]:
-        """``outer`` after ``self``: one operator where a cheap product exists, else both (possibly in a better order)."""
+        """``outer`` after ``self``: one operator where a cheap product exists, else both, maybe in a better order."""
         if isinstance(outer, Dense) and math.prod(self.in_shape) <= math.prod(self.out_shape):
             return [Dense(self.apply_transposed(outer.matrix.reshape(-1, *self.out_shape)).flatten(1), self.in_shape)]
         return [self, outer]
@@ -67,25 +78,30 @@ class MatrixOperator(Operator):
 
     @abstractmethod
     def blocks(self) -> Tensor:
-        """(n, q, p) matrices, real or complex, that the operator is unitarily equivalent to: its norm is their largest."""
+        """(n, q, p) matrices, real or complex, of which the operator is a unitary rearrangement: its norm is theirs."""
 
     def norm_bound(self) -> float:
         return spectral_bound(self.blocks())
 
 
 def spectral_bound(blocks: Tensor) -> float:
-    """An upper bound of the largest spectral norm among matrices (n, q, p): ``||Q||^2 <= c + ||Q Q^H - c I||_F + rounding``.
+    """An upper bound of the largest spectral norm among matrices (n, q, p).
 
-    ``c`` is the mean squared row norm, so that the bound is tight for rows that are orthonormal up to a factor; for other
-    matrices `_verified_eigenvalue` takes its place. The rounding of the computed product is at most ``q p u max_i ||q_i||^2``,
-    u = 2^-53 (4 u for complex matrices). Infinite where the product is: NaN and infinite entries among them.
+    ``||Q||^2 <= c + ||Q Q^H - c I||_F + rounding``.
+    ``c`` is the mean squared row norm, so that the bound is tight for rows that are orthonormal up to a factor; for
+    other matrices `_verified_eigenvalue` takes its place. The rounding of the computed product is at most ``q p u max_i
+    ||q_i||^2``, u = 2^-53 (4 u for complex matrices). Infinite for matrices with NaN or infinite entries.
     """
+    largest_entry = float(blocks.abs().max())
+    if not math.isfinite(largest_entry):
+        return math.inf
     if blocks.shape[-2] > blocks.shape[-1]:
         blocks = blocks.mH  # of the same norm, with the smaller product
     q, p = blocks.shape[-2:]
+    # a power of two, so exact: entries near 1, whose squares neither overflow nor vanish
+    unscaled = math.ldexp(1.0, max(math.frexp(largest_entry)[1] - 1, -1000))
+    blocks = blocks * (1 / unscaled)
     gram = blocks @ blocks.mH
-    if not bool(torch.isfinite(gram).all()):
-        return math.inf
     squares = gram.diagonal(dim1=-2, dim2=-1).real
     centre = squares.mean(dim=-1)
     eye = torch.eye(q, dtype=gram.dtype, device=gram.device)
@@ -96,20 +112,19 @@ def spectral_bound(blocks: Tensor) -> float:
     largest = centre + defect
     if bool(loose.any()):
         largest[loose] = torch.minimum(largest[loose], _verified_eigenvalue(gram[loose], eye, unit))
-    return math.nextafter(math.sqrt(float((largest + rounding).max())), math.inf)
+    return unscaled * math.nextafter(math.sqrt(float((largest + rounding).max())), math.inf)
 
 
 def _verified_eigenvalue(gram: Tensor, eye: Tensor, unit: float) -> Tensor:
-    """Upper bounds (n,) of the largest eigenvalues of Hermitian matrices (n, q, q); infinite where none could be proved.
+    """Upper bounds (n,) of the largest eigenvalues of Hermitian matrices (n, q, q); infinite without a proof.
 
-    The computed eigenvalue, a little enlarged, is ``t``: a Cholesky factorisation of ``t I - G`` that runs to its end proves
-    ``G <= t (1 + q (q + 3) u) I`` (Rump, 2006, "Verification of positive definiteness").
+    The computed eigenvalue, a little enlarged, is ``t``: a Cholesky factorisation of ``t I - G`` that runs to its end
+    proves ``G <= t (1 + q (q + 3) u) I`` (Rump, 2006, "Verification of positive definiteness").
     """
     q = gram.shape[-1]
     enlarged = torch.linalg.eigvalsh(gram)[:, -1] * (1 + 1e-11 * q)
     _, failed = torch.linalg.cholesky_ex(enlarged[:, None, None] * eye - gram)
     return torch.where(failed == 0, enlarged * (1 + 2 * q * (q + 3) * unit), torch.inf)
-
 
 
 def _column(scale: Tensor | float) -> Tensor | float:
@@ -253,8 +268,8 @@ class Circulant(MatrixOperator):
     def polyphase(self) -> Circulant:
         """The same map between the space-to-depth forms of input and output: 4p -> 4q channels at half the size.
 
-        Phases (i, j) of the output and (k, l) of the input couple at half-size frequency (u, v) by the average over the four
-        aliased frequencies (u + a H/2, v + b W/2) of the response, turned by the phases' offset.
+        Phases (i, j) of the output and (k, l) of the input couple at half-size frequency (u, v) by the average over the
+        four aliased frequencies (u + a H/2, v + b W/2) of the response, turned by the phases' offset.
         """
         height, width = self.size
         rows, columns = self.spectrum.shape[1:]

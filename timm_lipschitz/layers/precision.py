@@ -1,8 +1,8 @@
 """Parameterizations are computed in float32 or better, whatever autocast or the storage dtype says.
 
-A Cayley transform in half precision is no longer orthonormal (norm 1.002 measured in bfloat16), so the guarded functions
-below leave autocast and promote. They are leaves for torch.fx, and TorchScript and the meta device take the plain branch,
-because neither knows autocast.
+A Cayley transform in half precision is no longer orthonormal (norm 1.002 measured in bfloat16), so the guarded
+functions below leave autocast and promote. They are leaves for torch.fx, and TorchScript and the meta device take the
+plain branch, because neither knows autocast.
 """
 
 import torch

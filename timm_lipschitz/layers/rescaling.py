@@ -12,7 +12,10 @@ __all__ = ["Flatten", "Rescale"]
 
 
 class Rescale(nn.Module):
-    """``x -> factor x``, of Lipschitz constant ``|factor|``. Raises `InvalidInputError` for a factor that is not finite."""
+    """``x -> factor x``, of Lipschitz constant ``|factor|``.
+
+    Raises `InvalidInputError` for a factor that is not finite.
+    """
 
     def __init__(self, factor: float):
         super().__init__()

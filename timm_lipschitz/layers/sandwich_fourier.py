@@ -10,7 +10,7 @@ from ..errors import InvalidInputError
 from . import fourier
 from .activations import is_homogeneous, make_activation
 from .cayley import cayley
-from .explicit import Affine, Sandwich, Step, as_float64, orthonormal_rows
+from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Circulant, MatrixOperator, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
@@ -34,17 +34,19 @@ def require_image_size(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class SandwichFourierConv2d(nn.Module):
-    """1-Lipschitz circular convolution ``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``, (B, p, H, W) -> (B, q, H', W').
+    """1-Lipschitz circular convolution ``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``.
 
-    ``[A B]`` has orthonormal rows at every frequency: a Cayley transform each, of the frequency response of the free kernel
-    ``weight`` (q, q + p, k, k). The weights belong to one image size, ``img_size`` (H, W), and any other input is refused.
+    (B, p, H, W) -> (B, q, H', W'). ``[A B]`` has orthonormal rows at every frequency: a Cayley transform each, of the
+    frequency response of the free kernel ``weight`` (q, q + p, k, k). The weights belong to one image size,
+    ``img_size`` (H, W), and any other input is refused.
 
-    Stride 2 is space-to-depth (zero-padded bottom and right to even sizes, so H' = ceil(H/2)) followed by the layer on 4p
-    channels with half the kernel: a "3x3, stride 2" layer is a 1x1 layer there, one real Cayley transform and no frequencies.
-    Computed in float32 or better whatever the input's dtype. Source: Wang and Manchester (2023), section 4.1 and appendix.
+    Stride 2 is space-to-depth (zero-padded bottom and right to even sizes, so H' = ceil(H/2)) followed by the layer on
+    4p channels with half the kernel: a "3x3, stride 2" layer is a 1x1 layer there, one real Cayley transform and no
+    frequencies. Computed in float32 or better whatever the input's dtype. Source: Wang and Manchester (2023), section
+    4.1 and appendix.
 
-    Raises `InvalidInputError` for an activation whose slope leaves [0, 1], a stride other than 1 and 2, a kernel that is
-    larger than the image, and, in ``forward``, an image of another size.
+    Raises `InvalidInputError` for an activation whose slope leaves [0, 1], a stride other than 1 and 2, a kernel that
+    is larger than the image, and, in ``forward``, an image of another size.
     """
 
     log_scale: Tensor | None
@@ -77,8 +79,8 @@ class SandwichFourierConv2d(nn.Module):
             raise InvalidInputError(f"SandwichFourierConv2d: stride {stride} is not supported; use 1 or 2")
         if kernel_size > min(height, width):
             raise InvalidInputError(
-                f"SandwichFourierConv2d: a {kernel_size}x{kernel_size} kernel is larger than the {height}x{width} image; "
-                "use a smaller kernel or a larger image"
+                f"SandwichFourierConv2d: a {kernel_size}x{kernel_size} kernel is larger than the {height}x{width} "
+                "image; use a smaller kernel or a larger image"
             )
         factory = {"device": device, "dtype": dtype}
         self.in_channels = in_channels
@@ -134,7 +136,10 @@ class SandwichFourierConv2d(nn.Module):
         return fourier.batch_first(x.to(dtype))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
-        """The layer as explicit operators in float64. Raises `NonFiniteError` for NaN, infinity or an overflowing scale."""
+        """The layer as explicit operators in float64.
+
+        Raises `NonFiniteError` for NaN, infinity or an overflowing scale.
+        """
         if tuple(in_shape) != (self.in_channels, *self.img_size):
             raise InvalidInputError(
                 f"SandwichFourierConv2d was built for images of {(self.in_channels, *self.img_size)}, "
@@ -150,7 +155,7 @@ class SandwichFourierConv2d(nn.Module):
         else:
             rows = orthonormal_rows(self, fourier.kernel_spectrum(weight, *size))
             a, b = Circulant(rows[:, :, :q], size), Circulant(rows[:, :, q:], size)
-        sandwich = Sandwich(a, b, self.activation, as_float64(self, "bias"), as_float64(self, "log_scale"))
+        sandwich = Sandwich(a, b, self.activation, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
         if self.stride == 1:
             return [sandwich]
         return [Affine(SpaceToDepth((self.in_channels, *self.img_size)), None), sandwich]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import resolvent
-from .explicit import Affine, Sandwich, Step, as_float64, orthonormal_rows
+from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, orthonormal_rows
 from .initialization import isometric_
 from .operators import Dense, Scaling
 
@@ -27,9 +27,9 @@ def check_sizes(layer: str, **sizes: int) -> None:
 class SandwichLinear(nn.Module):
     """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)`` with ``A A^T + B B^T = I``: 1-Lipschitz in L2.
 
-    (..., in_features) -> (..., out_features). ``weight`` (q, q + p) holds the free parameters of the Cayley transform, any
-    values; ``log_scale`` (q,) is the logarithm of the diagonal of Psi and exists only where the activation is not positively
-    homogeneous (for ReLU it would only rescale the biases). Source: Wang and Manchester (2023), Theorem 3.2.
+    (..., in_features) -> (..., out_features). ``weight`` (q, q + p) holds the free parameters of the Cayley transform,
+    any values; ``log_scale`` (q,) is the logarithm of the diagonal of Psi and exists only where the activation is not
+    positively homogeneous (for ReLU it would only rescale the biases). Source: Wang and Manchester (2023), Theorem 3.2.
 
     Raises `InvalidInputError` for an activation whose slope leaves [0, 1].
     """
@@ -77,10 +77,13 @@ class SandwichLinear(nn.Module):
         return root * (2.0 * torch.matmul(x, inverse) - x)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
-        """The layer as explicit operators in float64. Raises `NonFiniteError` for NaN, infinity or an overflowing scale."""
+        """The layer as explicit operators in float64.
+
+        Raises `NonFiniteError` for NaN, infinity or an overflowing scale.
+        """
         rows = orthonormal_rows(self, as_float64(self, "weight"))
         a, b = rows[:, : self.out_features], rows[:, self.out_features :]
-        bias, log_scale = as_float64(self, "bias"), as_float64(self, "log_scale")
+        bias, log_scale = optional_float64(self, "bias"), optional_float64(self, "log_scale")
         return [Sandwich(Dense(a), Dense(b, in_shape), self.activation, bias, log_scale)]
 
     def extra_repr(self) -> str:
@@ -126,7 +129,7 @@ class LipschitzLinear(nn.Module):
         a, b = rows[:, : self.out_features], rows[:, self.out_features :]
         # without its bias, this map is the sandwich layer with the identity as activation
         product = Sandwich(Dense(a), Dense(b, in_shape), "identity", None, None)
-        return [product, Affine(Scaling(1.0, (self.out_features,)), as_float64(self, "bias"))]
+        return [product, Affine(Scaling(1.0, (self.out_features,)), optional_float64(self, "bias"))]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

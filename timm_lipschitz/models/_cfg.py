@@ -7,7 +7,7 @@ __all__ = ["cfg", "shipped"]
 
 
 def cfg(**kwargs: Any) -> dict[str, Any]:
-    """A pretrained cfg: pixels in [0, 1] without normalisation, a fixed input size, 10 classes unless told otherwise."""
+    """A pretrained cfg: pixels in [0, 1] without normalisation, a fixed input size, 10 classes by default."""
     return {
         "num_classes": 10,
         "input_size": (3, 32, 32),

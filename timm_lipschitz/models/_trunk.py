@@ -1,14 +1,15 @@
 """The trunk that the families share: Lipschitz layers under timm's model contract.
 
-A network is ``stages`` (feature maps), a ``head`` (flatten, hidden layers, classifier) and two scalings by ``sqrt(lipschitz)``,
-before the first layer and before the classifier, between which every layer is 1-Lipschitz. Input is in pixel units, images in
-[0, 1]; a normalisation of the input is the caller's business and no part of the bound.
+A network is ``stages`` (feature maps), a ``head`` (flatten, hidden layers, classifier) and two scalings by
+``sqrt(lipschitz)``, before the first layer and before the classifier, between which every layer is 1-Lipschitz. Input
+is in pixel units, images in [0, 1]; a normalisation of the input is the caller's business and no part of the bound.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import get_device_dtype
@@ -27,7 +28,8 @@ __all__ = ["LayerFamily", "LipschitzNet", "to_size"]
 class LayerFamily:
     """The layers that a family of models is made of.
 
-    ``stage(in, out, size, stride)`` gives a module with ``out_size``; ``hidden(in, out)`` a dense layer with its activation.
+    ``stage(in, out, size, stride)`` gives a module with ``out_size``; ``hidden(in, out)`` a dense layer with its
+    activation.
     """
 
     stage: Callable[..., nn.Module]
@@ -66,9 +68,7 @@ class LipschitzHead(nn.Module):
         self.family = family
         self.flatten = Flatten()
         widths = (in_features, *hidden)
-        self.layers = nn.Sequential(
-            *(family.hidden(p, q, **factory) for p, q in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.layers = nn.Sequential(*(family.hidden(p, q, **factory) for p, q in pairwise(widths)))
         self.rescale = Rescale(scale)
         self.drop = nn.Dropout(drop_rate)
         self.num_features = widths[-1]
@@ -97,7 +97,10 @@ class LipschitzHead(nn.Module):
         return self.fc(self.drop(x))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
-        """The head as explicit steps on samples of ``in_shape``. Raises `NotCertifiableError` where the head is switched off."""
+        """The head as explicit steps on samples of ``in_shape``.
+
+        Raises `NotCertifiableError` where the head is switched off.
+        """
         if self.global_pool == "":
             raise NotCertifiableError(
                 "the network has no head (global_pool=''): it returns feature maps, not logits; "
@@ -109,14 +112,16 @@ class LipschitzHead(nn.Module):
 class LipschitzNet(nn.Module):
     """Stages of Lipschitz layers and a dense head, with timm's methods and attributes.
 
-    ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels ->
-    last hidden layer, and certificates use the constants of the pairs of classes. ``stages`` lists (width, stride). With
-    ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
+    ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels
+    -> last hidden layer, and certificates use the constants of the pairs of classes. ``stages`` lists (width, stride).
+    With ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
 
     Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
     """
 
-    _traits = {"first_conv": None}  # weights of another in_chans are refused, not adapted as if they were a plain convolution
+    _traits: ClassVar[dict[str, Any]] = {
+        "first_conv": None
+    }  # weights of another in_chans are refused, not adapted as if they were a plain convolution
 
     def __init__(
         self,
@@ -149,43 +154,50 @@ class LipschitzNet(nn.Module):
         self.spatial = spatial
 
         self.img_size = to_size(img_size)
-        size, channels, reduction = self.img_size, in_chans, 1
+        size, channels, reduction = to_size(img_size), in_chans, 1
         if not spatial:
             channels, reduction, size = in_chans * math.prod(size), max(size), (1, 1)
         self.rescale = Rescale(math.sqrt(lipschitz))
         blocks: list[nn.Module] = []
         self.feature_info: list[dict[str, Any]] = []
         for index, (width, stride) in enumerate(stages):
-            block = family.stage(channels, width, img_size=size, stride=stride, **factory) if spatial else family.hidden(channels, width, **factory)
-            size = block.out_size if spatial else size
+            block = (
+                family.stage(channels, width, img_size=size, stride=stride, **factory)
+                if spatial
+                else family.hidden(channels, width, **factory)
+            )
+            if spatial:
+                size = to_size(block.out_size)  # type: ignore[arg-type]
             channels, reduction = width, reduction * stride
             blocks.append(block)
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.Sequential(*blocks)
         self.num_features = channels
         self.head = LipschitzHead(
-            channels * math.prod(size), num_classes, hidden, family, math.sqrt(lipschitz), global_pool, drop_rate, **factory
+            channels * math.prod(size),
+            num_classes,
+            hidden,
+            family,
+            math.sqrt(lipschitz),
+            global_pool,
+            drop_rate,
+            **factory,
         )
         self.head_hidden_size = self.head.num_features
         initialize([*self.stages, *self.head.layers], init)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), (r"^head", (99999,))]}
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return set()
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
@@ -248,13 +260,14 @@ class LipschitzNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.ignore
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The whole network, pixels to logits, as explicit steps on images of ``in_shape`` (C, H, W)."""
         if tuple(in_shape) != (self.in_chans, *self.img_size):
             raise InvalidInputError(
-                f"{type(self).__name__} was built for images of {(self.in_chans, *self.img_size)}, not {tuple(in_shape)}; "
-                "create the model with the in_chans and img_size of the data"
+                f"{type(self).__name__} was built for images of {(self.in_chans, *self.img_size)}, not "
+                f"{tuple(in_shape)}; create the model with the in_chans and img_size of the data"
             )
         flatten = [] if self.spatial else [("flatten", Flatten())]
-        return collect([("rescale", self.rescale), *flatten, ("stages", self.stages), ("head", self.head)], tuple(in_shape))
+        return collect(
+            [("rescale", self.rescale), *flatten, ("stages", self.stages), ("head", self.head)], tuple(in_shape)
+        )

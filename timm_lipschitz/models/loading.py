@@ -38,7 +38,7 @@ class LoadedModel:
 
 
 def load_model(spec: str, **model_args: Any) -> LoadedModel:
-    """The model that ``spec`` names; ``model_args`` (num_classes, in_chans, img_size) go to timm models that are built anew.
+    """The model that ``spec`` names; ``model_args`` (num_classes, in_chans, img_size) go to models without weights.
 
     Raises `InvalidInputError` for a specification that names nothing, `CheckpointError` for weights that are missing,
     damaged, not safetensors, or do not fit.
@@ -60,7 +60,9 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
     if pretrained is None:
         if not timm.is_model(spec.split(".")[0]):
             close = ", ".join(timm.list_models(f"*{spec.split('.')[0][:6]}*")[:5])
-            raise InvalidInputError(f"no model is called {spec!r}" + (f"; did you mean one of {close}?" if close else ""))
+            raise InvalidInputError(
+                f"no model is called {spec!r}" + (f"; did you mean one of {close}?" if close else "")
+            )
         tags = timm.list_models(f"{spec.split('.')[0]}.*", include_tags=True)
         if "." in spec and spec not in tags:
             raise InvalidInputError(f"{spec!r} has no such tag; there are {', '.join(tags) or 'none'}")
@@ -71,13 +73,13 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
             verify_weights(weights)
             metadata = read_metadata(weights)
     try:
-        model = timm.create_model(spec, pretrained=pretrained, **({} if pretrained else model_args))
+        model: Any = timm.create_model(spec, pretrained=pretrained, **({} if pretrained else model_args))
     except Exception as error:  # timm, the hub, its transport, json and safetensors each have errors of their own
         if not pretrained:  # then no checkpoint is to blame
             raise
         raise CheckpointError(
-            f"the weights of {spec!r} could not be loaded ({type(error).__name__}: {error}); without a network, put its config.json "
-            "and model.safetensors into a folder and give local-dir:FOLDER"
+            f"the weights of {spec!r} could not be loaded ({type(error).__name__}: {error}); without a network, put "
+            "its config.json and model.safetensors into a folder and give local-dir:FOLDER"
         ) from error
     if weights is not None:
         _require_every_tensor(model, weights)
@@ -89,10 +91,16 @@ def _local(spec: str, folder: Path) -> LoadedModel:
 
     config, weights = folder / "config.json", folder / "model.safetensors"
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; give local-dir: the folder that `timm-lipschitz train --out` wrote")
+        raise CheckpointError(
+            f"{folder} is not a folder; give local-dir: the folder that `timm-lipschitz train --out` wrote"
+        )
     if not weights.is_file():
         pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
-        reason = f"; {', '.join(pickles)} would be unpickled, which can run code: convert it to safetensors" if pickles else ""
+        reason = (
+            f"; {', '.join(pickles)} would be unpickled, which can run code: convert it to safetensors"
+            if pickles
+            else ""
+        )
         raise CheckpointError(f"{weights} is missing{reason}")
     try:
         architecture = json.loads(config.read_text())["architecture"]
@@ -109,10 +117,10 @@ def _local(spec: str, folder: Path) -> LoadedModel:
 
 
 def _require_every_tensor(model: nn.Module, weights: Path) -> None:
-    """Raises `CheckpointError` unless the file holds each tensor of one of this package's models, in its shape, and no other.
+    """Raises `CheckpointError` unless the file holds each tensor of the model, in its shape, and no other.
 
-    timm drops the classifier and loads the rest where a configuration contradicts itself on the number of classes. Other
-    families may rename tensors while loading, so theirs are left to timm.
+    timm drops the classifier and loads the rest where a configuration contradicts itself on the number of classes.
+    Other families may rename tensors while loading, so theirs are left to timm.
     """
     if not isinstance(model, LipschitzNet):
         return
@@ -134,9 +142,13 @@ def _callable(spec: str) -> LoadedModel:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInputError(f"{spec!r}: {error}; MODEL is a timm name, local-dir:DIR, hf-hub:ID or module:function") from error
+        raise InvalidInputError(
+            f"{spec!r}: {error}; MODEL is a timm name, local-dir:DIR, hf-hub:ID or module:function"
+        ) from error
     if not callable(function):
-        raise InvalidInputError(f"{spec!r} is a {type(function).__name__}, not a function that returns a torch.nn.Module")
+        raise InvalidInputError(
+            f"{spec!r} is a {type(function).__name__}, not a function that returns a torch.nn.Module"
+        )
     model = function()
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{spec!r} returned {type(model).__name__}, not a torch.nn.Module")
@@ -152,7 +164,9 @@ def read_metadata(weights: Path) -> dict[str, str]:
         with safetensors.safe_open(weights, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{weights} is not a readable safetensors file ({error}); save or download it again") from error
+        raise CheckpointError(
+            f"{weights} is not a readable safetensors file ({error}); save or download it again"
+        ) from error
 
 
 def verify_weights(weights: Path) -> None:
@@ -168,7 +182,8 @@ def verify_weights(weights: Path) -> None:
     expected = listed.get(weights.name)
     if expected is None:
         raise CheckpointError(
-            f"{sums} does not list {weights.name}, so the weights cannot be checked; copy both files again, or delete {SUMS_FILE}"
+            f"{sums} does not list {weights.name}, so the weights cannot be checked; copy both files again, "
+            f"or delete {SUMS_FILE}"
         )
     if not weights.is_file():
         raise CheckpointError(f"{weights} is missing, though {sums} lists it; install the package again")

@@ -18,8 +18,8 @@ _FOURIER = LayerFamily(stage=SandwichFourierConv2d)
 
 default_cfgs = generate_default_cfgs(
     {
-        "sandwich_cnn.*": cfg(),  # the asterisk keeps a bare "sandwich_cnn" untrained and at 3x32x32
         "sandwich_cnn.mnist": cfg(input_size=(1, 28, 28), pool_size=(7, 7), file=shipped("sandwich_cnn.mnist")),
+        "sandwich_cnn.*": cfg(),  # the asterisk, behind every tag with weights, keeps a bare "sandwich_cnn" at 3x32x32
         "sandwich_cnn_medium": cfg(),
         "sandwich_cnn_large": cfg(),
         "sandwich_dnn": cfg(pool_size=(4, 4)),

@@ -13,7 +13,9 @@ from ._trunk import LayerFamily, LipschitzNet
 
 __all__ = ["sandwich_mlp"]
 
-default_cfgs = generate_default_cfgs({"sandwich_mlp.mnist": cfg(input_size=(1, 28, 28), pool_size=(1, 1), file=shipped("sandwich_mlp.mnist"))})
+default_cfgs = generate_default_cfgs(
+    {"sandwich_mlp.mnist": cfg(input_size=(1, 28, 28), pool_size=(1, 1), file=shipped("sandwich_mlp.mnist"))}
+)
 
 
 @register_model

@@ -164,10 +164,17 @@ class DatasetInfo(StrictModel):
 
 
 class CertificationInfo(StrictModel):
-    """How the radii were computed. ``images`` is the number of images that went through certification."""
+    """How the radii were computed.
+
+    Attributes:
+        images: number of images that went through certification.
+        lowered: number of images whose radius was lowered to the distance of a point inside it that the float32
+            network, but not the float64 one, takes for adversarial.
+    """
 
     arithmetic: Arithmetic
     images: PositiveCount
+    lowered: Count = 0
 
 
 class AttackSettings(StrictModel):

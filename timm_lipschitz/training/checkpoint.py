@@ -19,7 +19,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_model(model: nn.Module, folder: Path, model_args: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Writes ``config.json``, ``model.safetensors`` (free parameters only, with ``metadata``) and its hash into ``folder``."""
+    """Writes ``config.json``, ``model.safetensors`` (free parameters and ``metadata``) and its hash into ``folder``."""
     from timm.models._hub import save_config_for_hf  # timm exports only the function that pickles as well
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,12 +52,16 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more for damaged files
-        raise CheckpointError(f"{path} is damaged or unsafe ({type(error).__name__}: {error}); delete it and start again") from error
+        raise CheckpointError(
+            f"{path} is damaged or unsafe ({type(error).__name__}: {error}); delete it and start again"
+        ) from error
 
 
 def dump_metadata(**values: Any) -> dict[str, str]:
-    """safetensors keeps strings only: everything else as JSON."""
-    return {name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()}
+    """Safetensors keeps strings only: everything else as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()
+    }
 
 
 def _publish(temporary: Path, target: Path) -> None:

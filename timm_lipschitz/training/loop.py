@@ -1,7 +1,7 @@
 """The training loop, on timm's task, optimizer, scheduler and weight average.
 
-A run is a function of recipe, data, model and seed. Every epoch derives its randomness from (seed, epoch), and its end is
-saved, so a run that was interrupted and resumed gives the same weights as one that was not.
+A run is a function of recipe, data, model and seed. Every epoch derives its randomness from (seed, epoch), and its end
+is saved, so a run that was interrupted and resumed gives the same weights as one that was not.
 """
 
 import time
@@ -27,8 +27,12 @@ VALIDATION_EPS = (0.0, 36 / 255, 1.0, 1.58)
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """Figures at the end of an epoch: mean training loss, and on the validation split the share (0 to 1) of images with a
-    margin certifying each eps of `VALIDATION_EPS`, eps 0 being clean accuracy. float32 logits: for tuning, not for a record."""
+    """Figures at the end of an epoch.
+
+    ``loss`` is the mean training loss, ``validation`` the share (0 to 1) of validation images with a margin that
+    certifies each eps of `VALIDATION_EPS`, eps 0 being clean accuracy; from float32 logits, so for tuning and not for a
+    record.
+    """
 
     epoch: int
     loss: float
@@ -51,9 +55,10 @@ def train(
 ) -> nn.Module:
     """Trains ``model_name`` (a timm name) and writes a ``local-dir:`` model to ``out``; returns the model in eval mode.
 
-    ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress. With ``resume`` the run goes on
-    behind its last finished epoch. Raises `CheckpointError` if there is nothing to resume or if the run in ``out`` had other
-    settings, `InvalidInputError` for data that does not fit, and `NonFiniteError` if the loss diverges.
+    ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress. With ``resume`` the run
+    goes on behind its last finished epoch. Raises `CheckpointError` if there is nothing to resume or if the run in
+    ``out`` had other settings, `InvalidInputError` for data that does not fit, and `NonFiniteError` if the loss
+    diverges.
     """
     import timm
     from timm.optim import create_optimizer_v2
@@ -65,7 +70,9 @@ def train(
     torch.manual_seed(seed)
     channels, *size = train_data.image_shape
     model_args = {"img_size": tuple(size), "lipschitz": recipe.lipschitz}
-    model = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **model_args).to(device)
+    model: Any = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **model_args).to(
+        device
+    )
     check_classes(model.num_classes, train_data)
 
     task = ClassificationTask(model, recipe.make_loss(), device=device, verbose=False)
@@ -76,8 +83,10 @@ def train(
         train_data.to(device), recipe.batch_size, shuffle=True, seed=seed, augment=augment, drop_last=True
     )
     steps = len(loader)
-    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    scheduler, _ = create_scheduler_v2(
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    scheduler: Any = create_scheduler_v2(
         optimizer,
         sched=recipe.schedule,
         num_epochs=recipe.epochs,
@@ -87,7 +96,7 @@ def train(
         warmup_lr=recipe.learning_rate * 1e-3,
         step_on_epochs=False,
         updates_per_epoch=steps,
-    )
+    )[0]
     identity = {
         "model": model_name,
         "recipe": recipe.to_dict(),
@@ -128,8 +137,8 @@ def train(
         mean_loss = float(total) / steps
         if not bool(torch.isfinite(total)):
             raise NonFiniteError(
-                f"epoch {epoch}: the loss is {mean_loss}; lower the learning rate ({recipe.learning_rate}) or set clip_grad; "
-                f"the state of the epoch before is in {out}"
+                f"epoch {epoch}: the loss is {mean_loss}; lower the learning rate ({recipe.learning_rate}) or set "
+                f"clip_grad; the state of the epoch before is in {out}"
             )
         averaged = unwrap_model(task.get_eval_model(ema=task.has_ema()))
         validation = evaluate_margins(averaged, validation_data, device)
@@ -181,7 +190,9 @@ def evaluate_margins(model: nn.Module, data: ImageDataset, device: torch.device)
 def _require_same(now: dict[str, Any], before: dict[str, Any], out: Path) -> None:
     changed = [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
     if changed:
-        raise CheckpointError(f"cannot resume {out}: the settings changed ({'; '.join(changed)}); use another --out, or the old settings")
+        raise CheckpointError(
+            f"cannot resume {out}: the settings changed ({'; '.join(changed)}); use another --out, or the old settings"
+        )
 
 
 def _mix(seed: int, epoch: int) -> int:

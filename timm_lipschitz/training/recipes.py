@@ -21,8 +21,8 @@ class Recipe:
         margin: radius in pixel units that the loss asks for; the offset on the logits is ``sqrt2 lipschitz margin``.
         temperature: of the cross entropy.
         lipschitz: bound of the network, pixels -> logits.
-        epochs, batch_size, optimizer, learning_rate, weight_decay, schedule: as timm's factories name them; the learning rate
-            rises linearly over ``warmup_epochs`` and falls to 0 over the others, updated every step.
+        epochs, batch_size, optimizer, learning_rate, weight_decay, schedule: as timm's factories name them; the
+            learning rate rises linearly over ``warmup_epochs`` and falls to 0 over the others, updated every step.
         ema_decay: decay of timm's ModelEmaV3, or None for none; the average is what is evaluated and saved.
         padding: pixels of a random shift, 0 for none; ``flip`` mirrors at random.
         clip_grad: largest gradient norm, or None.
@@ -54,7 +54,9 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"Recipe: {name} must be positive, not {getattr(self, name)!r}")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise InvalidInputError(f"Recipe: warmup_epochs {self.warmup_epochs!r} must lie in [0, epochs={self.epochs})")
+            raise InvalidInputError(
+                f"Recipe: warmup_epochs {self.warmup_epochs!r} must lie in [0, epochs={self.epochs})"
+            )
         if self.loss not in ("cross_entropy", "multi_margin"):
             raise InvalidInputError(f"Recipe: loss {self.loss!r} is unknown; use 'cross_entropy' or 'multi_margin'")
 

@@ -1,0 +1,254 @@
+"""Explicit operators against their dense matrices: application, transposition, norm, products, modules."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from layer_contract import dense_matrix
+from torch import Tensor
+
+from timm_lipschitz.layers import (
+    Circulant,
+    Dense,
+    Flattening,
+    MatrixOperator,
+    Operator,
+    Pointwise,
+    Scaling,
+    SpaceToDepth,
+)
+from timm_lipschitz.layers.fourier import kernel_spectrum
+from timm_lipschitz.layers.operators import spectral_bound
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=GENERATOR)
+
+
+def circulant(p: int, q: int, size: tuple[int, int], kernel: int = 3) -> Circulant:
+    return Circulant(kernel_spectrum(randn(q, p, kernel, kernel), *size), size)
+
+
+EVEN, ODD = (4, 6), (5, 4)
+OPERATORS: dict[str, Operator] = {
+    "dense": Dense(randn(3, 5)),
+    "dense wide-to-wide": Dense(randn(7, 5)),
+    "dense on images": Dense(randn(3, 2 * 24), (2, *EVEN)),
+    "dense on odd images": Dense(randn(3, 3 * 20), (3, *ODD)),
+    "pointwise": Pointwise(randn(3, 2), EVEN),
+    "pointwise on odd images": Pointwise(randn(3, 2), ODD),
+    "circulant": circulant(2, 3, EVEN),
+    "circulant on odd images": circulant(2, 3, ODD),
+    "circulant of one row": circulant(2, 2, (1, 6), kernel=1),
+    "circulant 2x2": circulant(2, 2, (2, 2), kernel=2),
+    "space to depth": SpaceToDepth((2, *EVEN)),
+    "space to depth of odd images": SpaceToDepth((2, *ODD)),
+    "flattening": Flattening((2, *EVEN)),
+    "scaling of features": Scaling(-0.7, (5,)),
+    "scaling of images": Scaling(1.3, (2, *EVEN)),
+}
+MATRICES = {name: op for name, op in OPERATORS.items() if isinstance(op, MatrixOperator)}
+
+
+def dense(operator: Operator) -> Tensor:
+    return dense_matrix(operator.apply, operator.in_shape)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_applies_to_batches_of_its_shapes(name: str) -> None:
+    operator = OPERATORS[name]
+    x = randn(4, *operator.in_shape)
+    assert operator.apply(x).shape == (4, *operator.out_shape)
+    close(operator.apply(x).flatten(1), x.flatten(1) @ dense(operator).T)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_transposed_application(name: str) -> None:
+    operator = OPERATORS[name]
+    y = randn(4, *operator.out_shape)
+    with torch.no_grad():
+        close(operator.apply_transposed(y).flatten(1), y.flatten(1) @ dense(operator))
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_transpose_is_the_transposed_matrix(name: str) -> None:
+    close(dense(MATRICES[name].transposed()), dense(MATRICES[name]).T)
+
+
+@pytest.mark.parametrize("name", [name for name in MATRICES if "dense on" not in name])
+def test_scaling_of_channels(name: str) -> None:
+    operator = MATRICES[name]
+    out_scale, in_scale = randn(operator.out_shape[0]), randn(operator.in_shape[0])
+    rows = out_scale.repeat_interleave(math.prod(operator.out_shape[1:]))
+    columns = in_scale.repeat_interleave(math.prod(operator.in_shape[1:]))
+    close(dense(operator.scaled(out_scale, in_scale)), rows[:, None] * dense(operator) * columns)
+    close(dense(operator.scaled(2.0, -0.5)), -dense(operator))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_norm_bound_is_an_upper_bound_and_tight(name: str) -> None:
+    exact = float(torch.linalg.matrix_norm(dense(OPERATORS[name]), 2))
+    bound = OPERATORS[name].norm_bound()
+    assert exact * (1 - 1e-13) <= bound <= exact * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_module_applies_the_operator_and_adds_the_bias(name: str, with_bias: bool) -> None:
+    operator = OPERATORS[name]
+    if with_bias and isinstance(operator, SpaceToDepth | Flattening):
+        with pytest.raises(TypeError, match="carries no bias"):
+            operator.to_module(randn(1))
+        return
+    bias = randn(operator.out_shape[0]) if with_bias else None
+    x = randn(3, *operator.in_shape)
+    expected = operator.apply(x)
+    if bias is not None:
+        expected = expected + bias.reshape(-1, *[1] * (len(operator.out_shape) - 1))
+    close(operator.to_module(bias)(x), expected)
+
+
+def neighbours() -> list[tuple[str, str]]:
+    """Every pair in which the second operator takes what the first one gives."""
+    return [(a, b) for a, b in product(NEIGHBOURS, NEIGHBOURS) if NEIGHBOURS[a].out_shape == NEIGHBOURS[b].in_shape]
+
+
+# Channels, sizes and widths chosen so that every kind of operator can stand before every other one.
+NEIGHBOURS: dict[str, Operator] = {
+    **{f"{kind} {size}": op for size in (EVEN, ODD) for kind, op in {
+        "dense": Dense(randn(3, 2 * math.prod(size)), (2, *size)),
+        "pointwise": Pointwise(randn(2, 2), size),
+        "circulant": circulant(2, 2, size),
+        "space to depth": SpaceToDepth((2, *size)),
+        "flattening": Flattening((2, *size)),
+        "scaling": Scaling(0.6, (2, *size)),
+    }.items()},
+    "pointwise at half size": Pointwise(randn(2, 8), (2, 3)),
+    "circulant at half size": circulant(8, 2, (2, 3), kernel=2),
+    "space to depth at half size": SpaceToDepth((8, 2, 3)),
+    "flattening at half size": Flattening((8, 2, 3)),
+    "scaling at half size": Scaling(0.6, (8, 2, 3)),
+    "dense at half size": Dense(randn(3, 48), (8, 2, 3)),
+    "pointwise at half the odd size": Pointwise(randn(2, 8), (3, 2)),
+    "narrowing pointwise": Pointwise(randn(1, 2), EVEN),
+    "dense behind it": Dense(randn(3, 24), (1, *EVEN)),
+    "widening pointwise": Pointwise(randn(3, 2), EVEN),
+    "dense behind that": Dense(randn(3, 72), (3, *EVEN)),
+    "dense of features": Dense(randn(5, 48)),
+    "dense of odd features": Dense(randn(5, 40)),
+    "scaling of features": Scaling(1.4, (48,)),
+    "next dense": Dense(randn(4, 3)),
+    "next scaling": Scaling(-2.0, (3,)),
+    "dense of five": Dense(randn(2, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), neighbours())
+def test_product_is_one_after_the_other(first: str, second: str) -> None:
+    inner, outer = NEIGHBOURS[first], NEIGHBOURS[second]
+    merged = inner.then(outer)
+    assert 1 <= len(merged) <= 2
+    assert merged[0].in_shape == inner.in_shape
+    assert merged[-1].out_shape == outer.out_shape
+    x = randn(3, *inner.in_shape)
+    found = x
+    with torch.no_grad():
+        for operator in merged:
+            assert operator.in_shape == found.shape[1:]
+            found = operator.apply(found)
+        close(found, outer.apply(inner.apply(x)))
+
+
+def test_every_kind_of_pair_is_among_the_products() -> None:
+    kinds = {type(op) for op in NEIGHBOURS.values()}
+    on_images = kinds - {Flattening}
+    seen = {(type(NEIGHBOURS[a]), type(NEIGHBOURS[b])) for a, b in neighbours()}
+    assert seen >= {(a, b) for a in on_images - {Dense} for b in kinds}
+    assert seen >= {(Dense, Dense), (Dense, Scaling), (Flattening, Dense), (Flattening, Scaling)}
+
+
+@pytest.mark.parametrize(("first", "second"), neighbours())
+def test_products_that_must_be_one_operator(first: str, second: str) -> None:
+    inner, outer = NEIGHBOURS[first], NEIGHBOURS[second]
+    matrices = (Pointwise, Circulant)
+    one = (
+        (isinstance(inner, matrices) and isinstance(outer, (*matrices, Scaling)))
+        or (isinstance(inner, Dense | Flattening | Scaling) and isinstance(outer, Dense))
+        or (isinstance(inner, Scaling) and isinstance(outer, MatrixOperator))
+        or (isinstance(outer, Dense) and math.prod(inner.in_shape) <= math.prod(inner.out_shape))
+    )
+    assert (len(inner.then(outer)) == 1) or not one
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (6, 4), (2, 8), (6, 2), (10, 6)])
+def test_polyphase_is_the_circulant_between_space_to_depth_forms(size: tuple[int, int]) -> None:
+    wide = circulant(2, 3, size, kernel=min(3, *size))
+    small = wide.polyphase()
+    x = randn(2, 2, *size)
+    assert small.size == (size[0] // 2, size[1] // 2)
+    unshuffled = torch.nn.functional.pixel_unshuffle
+    close(small.apply(unshuffled(x, 2)), unshuffled(wide.apply(x), 2))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 4), (4, 5), (5, 5), (1, 4), (3, 1)])
+def test_full_spectrum_is_fft2s(size: tuple[int, int]) -> None:
+    operator = circulant(2, 3, size, kernel=1 if 1 in size else 3)
+    impulse = torch.zeros(2, 2, *size, dtype=torch.float64)
+    impulse[0, 0, 0, 0] = impulse[1, 1, 0, 0] = 1
+    expected = torch.fft.fft2(operator.apply(impulse)).permute(2, 3, 1, 0)  # (p, q, H, W) -> (H, W, q, p)
+    close(operator.full_spectrum(), expected)
+
+
+@given(
+    q=st.integers(1, 6),
+    p=st.integers(1, 6),
+    n=st.integers(1, 3),
+    complex_=st.booleans(),
+    exponent=st.integers(-300, 300),
+    rank=st.integers(0, 6),
+    seed=st.integers(0, 2**16),
+)
+def test_spectral_bound_is_never_below_and_always_near_the_norm(
+    q: int, p: int, n: int, complex_: bool, exponent: int, rank: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.complex128 if complex_ else torch.float64
+    left, right = (torch.randn(n, *size, dtype=dtype, generator=generator) for size in ((q, rank), (rank, p)))
+    blocks = left @ right * 10.0**exponent
+    exact = float(torch.linalg.matrix_norm(blocks, 2).max())
+    bound = spectral_bound(blocks)
+    assert bound >= exact * (1 - 1e-14 * (q + p))  # the reference rounds too
+    assert bound <= exact * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("defect", [0.0, 1e-12, 1e-8, 1e-5, 1e-3])
+def test_spectral_bound_sees_small_defects_of_orthonormal_rows(defect: float, dtype: torch.dtype) -> None:
+    rows = torch.linalg.qr(torch.randn(9, 4, dtype=dtype, generator=torch.Generator().manual_seed(1)))[0].mH
+    rows[2] *= 1 + defect
+    bound = spectral_bound(torch.stack([rows, rows / 2]))
+    assert (1 + defect) * (1 - 1e-15) <= bound <= (1 + defect) * (1 + 1e-9) + 3 * defect**2 + 1e-14
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_spectral_bound_of_what_is_not_finite_is_infinite(value: float) -> None:
+    blocks = torch.ones(2, 3, 4, dtype=torch.float64)
+    blocks[1, 2, 3] = value
+    assert spectral_bound(blocks) == math.inf
+
+
+def test_spectral_bound_falls_back_where_nothing_could_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = randn(2, 3, 5)
+    verified = spectral_bound(blocks)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: torch.zeros(gram.shape[:-1], dtype=torch.float64))
+    exact = float(torch.linalg.matrix_norm(blocks, 2).max())
+    assert verified < spectral_bound(blocks) < 3 * exact

@@ -1,0 +1,45 @@
+"""The registered architectures with a fraction of their channels, so that a test of all of them takes a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import timm
+import torch
+from layer_contract import randomize
+
+from timm_lipschitz.models import LayerFamily, LipschitzNet, sandwich_cnn, sandwich_mlp
+
+
+class NarrowNet(LipschitzNet):
+    """A sixteenth of the channels (2 to 16 of them) of whatever an entry point asks for."""
+
+    def __init__(
+        self, family: LayerFamily, stages: tuple[tuple[int, int], ...], hidden: tuple[int, ...] = (), **kwargs: Any
+    ) -> None:
+        def narrow(width: int) -> int:
+            return max(2, min(16, width // 16))
+
+        super().__init__(
+            family, tuple((narrow(width), stride) for width, stride in stages), tuple(map(narrow, hidden)), **kwargs
+        )
+
+
+@contextmanager
+def narrow_models() -> Iterator[None]:
+    """Entry points build a `NarrowNet` meanwhile."""
+    with patch.object(sandwich_cnn, "LipschitzNet", NarrowNet), patch.object(sandwich_mlp, "LipschitzNet", NarrowNet):
+        yield
+
+
+def narrow_model(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **kwargs: Any) -> LipschitzNet:
+    """A registered model with few channels and random parameters, in evaluation mode."""
+    with narrow_models():
+        model = timm.create_model(name, **kwargs)
+    assert isinstance(model, NarrowNet)
+    model = model.to(dtype)
+    randomize(model, seed)
+    return model.eval()
