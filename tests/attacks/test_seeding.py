@@ -63,6 +63,16 @@ def test_result_depends_on_the_seed_alone(norm, name, few_steps):
     assert torch.equal(first.distance.nan_to_num(-1), second.distance.nan_to_num(-1))
 
 
+def test_every_batch_starts_from_the_seed(few_steps):
+    model, images = Mlp(10), grey_images(3)
+    labels = predicted(model, images)
+    twice = run_attack(
+        model, images.repeat(2, 1, 1, 1), labels.repeat(2), ThreatModel.parse("l2:0.6"), "pgdl2", seed=4, batch_size=3
+    )
+    assert torch.equal(twice.adversarial[:3], twice.adversarial[3:])
+    assert twice.success.any()
+
+
 def test_another_seed_gives_another_point(few_steps):
     model, images = Mlp(10), grey_images(4)
     labels = predicted(model, images)

@@ -77,7 +77,7 @@ class AttackLoop:
         images = self.images[indices].to(self.device)
         labels = self.labels[indices].to(self.device)
         guard.clear()
-        seed_generators(self.seed)
+        pass
         points: Tensor | None = None
         failure: Exception | None = None
         try:

@@ -36,7 +36,7 @@ class AttackedImages:
     run_dir: Path
     tables: list[AttackTable] = field(default_factory=list)
     settings: dict[str, AttackSettings] = field(default_factory=dict)
-    # image -> the shortest perturbation (C, H, W), float64, inside its certified radius that float32 takes for adversarial
+    # image -> the shortest perturbation (C, H, W) inside its certified radius that float32 alone takes for adversarial
     _lowered: dict[int, Tensor] = field(default_factory=dict)
 
     def run(self, threat_model: ThreatModel, attack: str, progress: Callable[[int, int, str], None] | None) -> None:

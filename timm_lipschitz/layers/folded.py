@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fourier
+from .fourier import batch_first, batch_last, fourier_product, space_to_depth
 
 __all__ = ["FoldedCirculant", "FoldedDense", "FoldedPointwise", "FoldedScaling", "SpaceToDepth2d"]
 
@@ -51,10 +51,10 @@ class FoldedCirculant(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        x = fourier.fourier_product(fourier.batch_last(x), self.weight)
+        x = fourier_product(batch_last(x), self.weight)
         if self.bias is not None:
             x = x + self.bias[:, None]
-        return fourier.batch_first(x)
+        return batch_first(x)
 
 
 class FoldedScaling(nn.Module):
@@ -76,4 +76,4 @@ class SpaceToDepth2d(nn.Module):
     """(B, C, H, W) -> (B, 4C, ceil(H/2), ceil(W/2)): zero padding to even sizes, then `nn.PixelUnshuffle(2)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return fourier.batch_first(fourier.space_to_depth(fourier.batch_last(x)))
+        return batch_first(space_to_depth(batch_last(x)))

@@ -7,10 +7,12 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from . import fourier
 from .activations import is_homogeneous, make_activation
 from .cayley import cayley
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, orthonormal_rows
+
+# by name, not as fourier.f: torch.fx takes a function for a leaf only where it finds it among a module's globals
+from .fourier import batch_first, batch_last, block_form, fourier_product, kernel_spectrum, space_to_depth
 from .initialization import isometric_
 from .operators import Circulant, MatrixOperator, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
@@ -110,17 +112,17 @@ class SandwichFourierConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = require_image_size(x, self.img_size[0], self.img_size[1])
         dtype = x.dtype
-        x = fourier.batch_last(x)  # (B, p, H, W) -> (H, W, p, B)
+        x = batch_last(x)  # (B, p, H, W) -> (H, W, p, B)
         if self.stride == 2:
-            x = fourier.space_to_depth(x)
+            x = space_to_depth(x)
         q = self.out_channels
         root = math.sqrt(2.0)
         if self.pointwise:
             rows = cayley(self.weight[:, :, 0, 0]).to(dtype)
             x = torch.matmul(root * rows[:, q:], x)
         else:
-            rows = cayley(fourier.kernel_spectrum(self.weight, self.out_size[0], self.out_size[1]))
-            x = fourier.fourier_product(x, fourier.block_form(root * rows[:, :, q:]))
+            rows = cayley(kernel_spectrum(self.weight, self.out_size[0], self.out_size[1]))
+            x = fourier_product(x, block_form(root * rows[:, :, q:]))
         log_scale, bias = self.log_scale, self.bias
         if log_scale is not None:
             x = x * torch.exp(-log_scale)[:, None]
@@ -132,8 +134,8 @@ class SandwichFourierConv2d(nn.Module):
         if self.pointwise:
             x = torch.matmul(root * rows[:, :q].mT, x.to(dtype))  # a float32 bias has promoted half-precision features
         else:
-            x = fourier.fourier_product(x, fourier.block_form(root * rows[:, :, :q].mH))
-        return fourier.batch_first(x.to(dtype))
+            x = fourier_product(x, block_form(root * rows[:, :, :q].mH))
+        return batch_first(x.to(dtype))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as explicit operators in float64.
@@ -153,7 +155,7 @@ class SandwichFourierConv2d(nn.Module):
             rows = orthonormal_rows(self, weight[:, :, 0, 0])
             a, b = Pointwise(rows[:, :q], size), Pointwise(rows[:, q:], size)
         else:
-            rows = orthonormal_rows(self, fourier.kernel_spectrum(weight, *size))
+            rows = orthonormal_rows(self, kernel_spectrum(weight, *size))
             a, b = Circulant(rows[:, :, :q], size), Circulant(rows[:, :, q:], size)
         sandwich = Sandwich(a, b, self.activation, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
         if self.stride == 1:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 from torch import nn
 
 from ..errors import CheckpointError, InvalidInputError
@@ -82,7 +83,7 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
             "its config.json and model.safetensors into a folder and give local-dir:FOLDER"
         ) from error
     if weights is not None:
-        _require_every_tensor(model, weights)
+        _load_every_tensor(model, weights)
     return LoadedModel(model.eval(), spec, model.pretrained_cfg.get("architecture") or type(model).__name__, metadata)
 
 
@@ -112,29 +113,22 @@ def _local(spec: str, folder: Path) -> LoadedModel:
         model = timm.create_model(spec, pretrained=True)
     except Exception as error:  # whatever a damaged config.json makes timm, torch or a model raise
         raise CheckpointError(f"the weights in {folder} do not fit {architecture!r}: {error}") from error
-    _require_every_tensor(model, weights)
+    _load_every_tensor(model, weights)
     return LoadedModel(model.eval(), spec, str(architecture), metadata)
 
 
-def _require_every_tensor(model: nn.Module, weights: Path) -> None:
-    """Raises `CheckpointError` unless the file holds each tensor of the model, in its shape, and no other.
+def _load_every_tensor(model: nn.Module, weights: Path) -> None:
+    """Loads the file into one of this package's models once more, strictly. Raises `CheckpointError` if it does not fit.
 
-    timm drops the classifier and loads the rest where a configuration contradicts itself on the number of classes.
-    Other families may rename tensors while loading, so theirs are left to timm.
+    timm drops the stored classifier, and leaves a random one, where a configuration contradicts itself on the number of
+    classes. Other families may rename tensors while loading, so theirs are left to timm.
     """
     if not isinstance(model, LipschitzNet):
         return
-    with safetensors.safe_open(weights, framework="pt") as file:
-        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    faults = {
-        "missing": sorted(wanted.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - wanted.keys()),
-        "of another shape": sorted(name for name in wanted.keys() & stored.keys() if wanted[name] != stored[name]),
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"the weights in {weights} do not fit the model that they are meant for ({listed})")
+    try:
+        model.load_state_dict(safetensors.torch.load_file(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {weights} do not fit: {error}") from error
 
 
 def _callable(spec: str) -> LoadedModel:

@@ -1,0 +1,148 @@
+"""``evaluate``: its table and record, where they lie, and the faults."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli.calls import call, printed_commands
+
+from timm_lipschitz.evaluation.attacking import AttackedImages
+from timm_lipschitz.records import read_run
+
+ATTACKS = ("--threat-model", "l2:0.5", "--threat-model", "l2:1", "--attack", "pgdl2", "--attack", "cw")
+
+
+def arguments(images: Path, model: str, *more: object) -> list[str]:
+    return ["evaluate", model, "--data", "image_folder", "--data-dir", str(images), *map(str, more)]
+
+
+def attack_rows(text: str) -> list[list[str]]:
+    """Cells of the table of attacks; the interval counts as one."""
+    rows = [line.replace(", ", ",").split() for line in text.splitlines() if line.startswith("l2:")]
+    return [[cell for cell in row if "[" not in cell] for row in rows]
+
+
+def test_the_table_shows_the_record(images: Path, trained: Path, tmp_path: Path) -> None:
+    typed = arguments(
+        images, f"local-dir:{trained}", *ATTACKS, "--attack-limit", 8, "--run-dir", tmp_path / "r", "--seed", 3
+    )
+    result = call("--debug", *typed)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    run = read_run(tmp_path / "r")
+    record = run.record
+    assert run.run_info.command == ("timm-lipschitz", *typed)
+    assert (record.seed, record.dataset.evaluated.count, record.attacked.count) == (3, 12, 8)
+    assert f"clean                  {record.results.clean.percent}" in result.stdout
+    expected = []
+    for figures in record.results.threat_models:
+        assert f"certified at {figures.threat_model}" in result.stdout
+        for attack in figures.attacks:
+            counts = (attack.proved, attack.attacked, attack.broken, attack.standing)
+            expected.append(
+                [figures.threat_model, attack.attack, attack.robust.percent, *(str(figure.count) for figure in counts)]
+            )
+        expected.append([figures.threat_model, "all", figures.robust.percent])
+    assert attack_rows(result.stdout) == expected
+    assert any(attack.broken.count for figures in record.results.threat_models for attack in figures.attacks)
+    assert "the first 8 of them" in result.stdout
+    assert str(tmp_path / "r" / "record.json") in result.stdout
+
+
+def test_the_next_command_adds_the_run_to_a_leaderboard(
+    images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments(images, f"local-dir:{trained}", "--id", "small"))
+    (add,) = printed_commands(result.stdout)
+    added = call(*add)
+    (build,) = printed_commands(added.stdout)
+
+    assert (added.exit_code, call(*build).exit_code) == (0, 0), added.output
+    assert (tmp_path / "leaderboards" / "image_folder" / "small.json").exists()
+    assert "small" in (tmp_path / "leaderboards" / "image_folder" / "README.md").read_text()
+
+
+def test_a_run_is_never_overwritten(
+    images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = arguments(images, f"local-dir:{trained}", "--id", "small", "--limit", "3")
+    results = [call(*typed), call(*typed)]
+    record = tmp_path / "runs" / "small-image_folder" / "record.json"
+    before = record.read_bytes()
+    named = call(*typed, "--run-dir", "runs/small-image_folder")
+
+    assert [result.exit_code for result in results] == [0, 0]
+    assert (tmp_path / "runs" / "small-image_folder-2" / "record.json").exists()
+    assert named.exit_code == 1
+    assert "already holds a run" in named.stderr
+    assert record.read_bytes() == before
+
+
+def test_a_model_without_a_bound_is_attacked_and_not_certified(
+    images: Path, without_a_bound: str, tmp_path: Path
+) -> None:
+    result = call(
+        *arguments(images, without_a_bound, "--threat-model", "l2:1", "--attack", "pgdl2", "--run-dir", tmp_path / "r")
+    )
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "not certified" in result.stdout
+    assert "certified at" not in result.stdout
+    run = read_run(tmp_path / "r")
+    assert run.record.certification is None
+    assert run.record.results.clean.count > 0
+    assert run.record.results.at("l2:1.0").attacks[0].attacked.count == run.record.results.clean.count
+
+
+def test_an_interrupt_keeps_the_finished_attacks(
+    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
+) -> None:
+    interrupt_at(AttackedImages, "run", 3)
+    result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--run-dir", tmp_path / "r"))
+
+    assert result.exit_code == 130
+    assert f"{tmp_path / 'r'} keeps the finished attacks, in a record of status partial" in result.stderr
+    assert read_run(tmp_path / "r").record.status == "partial"
+
+
+def test_an_interrupt_before_the_first_attack_leaves_nothing(
+    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
+) -> None:
+    interrupt_at(AttackedImages, "run", 1)
+    result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--run-dir", tmp_path / "r"))
+
+    assert result.exit_code == 130
+    assert "nothing was written" in result.stderr
+    assert list((tmp_path / "r").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attack", "autoatack"], "unknown attack 'autoatack': choose from autoattack"),
+        (["--attack", "pgd"], "attack 'pgd' is for linf, not l2"),
+        (["--threat-model", "l2:-1"], "eps is '-1', but a radius is not negative"),
+        (["--threat-model", "l3:1"], "threat model 'l3:1' is not NORM:EPS"),
+        (["--id", "../up"], "record id '../up' is not safe"),
+        (["--device", "gpu"], "--device 'gpu' is not known here"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, options: list[str], message: str) -> None:
+    result = call(*arguments(tmp_path / "nowhere", "sandwich_mlp", *options, "--run-dir", tmp_path / "r"))
+
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_model_data_and_files(tmp_path: Path, images: Path) -> None:
+    model = call(*arguments(images, "no_such_model"))
+    data = call("evaluate", "sandwich_mlp", "--data", "minst")
+    files = call(*arguments(tmp_path / "nowhere", "sandwich_mlp"))
+
+    assert [result.exit_code for result in (model, data, files)] == [1, 1, 1]
+    assert "no model is called 'no_such_model'" in model.stderr
+    assert "Did you mean 'mnist'?" in data.stderr
+    assert f"The folder {tmp_path / 'nowhere'} does not exist" in files.stderr

@@ -1,0 +1,167 @@
+"""``train``: what it writes, what it refuses, and that an interrupted training goes on as if nothing had happened."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli.calls import TRAIN_OPTIONS, call, printed_commands
+
+from timm_lipschitz.models.loading import load_model
+from timm_lipschitz.training import Recipe, loop
+
+FILES = ("model.safetensors", "config.json", "SHA256SUMS")
+
+
+def arguments(images: Path, out: Path, *more: str) -> list[str]:
+    return ["train", "sandwich_mlp", "--data", "image_folder", "--data-dir", str(images), "--out", str(out), *more]
+
+
+def test_it_writes_a_model_for_the_other_commands(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my model"
+    result = call(*arguments(images, out, "--epochs", "1", "--batch-size", "16", "--lipschitz", "2", "--seed", "7"))
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    loaded = load_model(f"local-dir:{out}")
+    assert loaded.model.lipschitz == 2.0
+    assert loaded.metadata["seed"] == "7"
+    assert loaded.metadata["split"] == "train"
+    assert loaded.model(torch.zeros(1, 3, 8, 8)).shape == (1, 3)
+    (next_command,) = printed_commands(result.stdout)
+    followed = call(*next_command)
+    assert followed.exit_code == 0, followed.output
+    assert "certified at l2:36/255" in followed.stdout
+
+
+def test_each_epoch_is_a_line_that_says_it_is_no_record(images: Path, tmp_path: Path) -> None:
+    lines = call(*arguments(images, tmp_path / "m", *TRAIN_OPTIONS)).stdout.splitlines()
+
+    assert [line.split(":")[0] for line in lines[:3]] == ["epoch 1 of 3", "epoch 2 of 3", "epoch 3 of 3"]
+    assert all("validation (no record): clean " in line and ", 36/255 " not in line for line in lines[:3])
+    assert all("certified at 36/255 " in line and "1.58 " in line for line in lines[:3])
+
+
+def test_percentages_of_an_epoch_are_rounded_down() -> None:
+    import importlib
+
+    line = importlib.import_module("timm_lipschitz.cli.train")._epoch_line
+    figures = loop.EpochFigures(0, 0.25, (5999 / 6000, 2 / 3, 0.5, 0.0), 12.0)
+    assert line(figures, 4, 6000) == (
+        "epoch 1 of 4: loss 0.2500; validation (no record): "
+        "clean 99.9, certified at 36/255 66.6, 1.0 50.0, 1.58 0.0 (12 s)"
+    )
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(
+    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m"
+    with monkeypatch.context() as patched:
+        interrupt_at(loop, "evaluate_margins", 2)
+        result = call(*arguments(images, out, *TRAIN_OPTIONS))
+        assert result.exit_code == 130
+        assert f"the finished epochs are in {out}; go on with:" in result.stderr
+        assert not (out / "model.safetensors").exists()
+        patched.undo()
+    monkeypatch.undo()
+
+    (go_on,) = printed_commands(result.stderr)
+    resumed = call(*go_on)
+
+    assert resumed.exit_code == 0, resumed.output
+    assert [line.split(":")[0] for line in resumed.stdout.splitlines()[:2]] == ["epoch 2 of 3", "epoch 3 of 3"]
+    for name in FILES:
+        assert (out / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_interrupted_before_the_first_epoch_ends_means_starting_again(
+    images: Path, tmp_path: Path, interrupt_at: Callable[..., None]
+) -> None:
+    interrupt_at(loop, "evaluate_margins", 1)
+    result = call(*arguments(images, tmp_path / "m", *TRAIN_OPTIONS))
+
+    assert result.exit_code == 130
+    assert "no epoch was finished" in result.stderr
+    assert printed_commands(result.stderr) == [arguments(images, tmp_path / "m", *TRAIN_OPTIONS)]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training_state.pt"])
+def test_what_was_trained_before_is_not_overwritten(images: Path, tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_bytes(b"hours of work")
+    result = call(*arguments(images, tmp_path, *TRAIN_OPTIONS))
+
+    assert result.exit_code == 1
+    assert "--resume" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert (tmp_path / file).read_bytes() == b"hours of work"
+
+
+def test_nothing_to_resume(images: Path, tmp_path: Path) -> None:
+    result = call(*arguments(images, tmp_path / "m", "--resume"))
+
+    assert result.exit_code == 1
+    assert "nothing to resume" in result.stderr
+
+
+def test_resuming_with_other_settings_names_them(images: Path, trained: Path) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    result = call(*arguments(images, trained, *TRAIN_OPTIONS, "--resume", "--seed", "5"))
+
+    assert result.exit_code == 1
+    assert "seed: 0 -> 5" in result.stderr
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("model", ["resnet18", "no_such_model", "sandwich_mlp.nonsense", "local-dir:runs/x"])
+def test_only_models_of_the_package_are_trained(images: Path, tmp_path: Path, model: str) -> None:
+    result = call("train", model, *arguments(images, tmp_path / "m")[2:])
+
+    assert result.exit_code == 1
+    assert f"cannot train {model!r}" in result.stderr
+    assert "sandwich_mlp" in result.stderr.replace(model, "")
+
+
+def test_unknown_data() -> None:
+    result = call("train", "sandwich_mlp", "--data", "minst")
+
+    assert result.exit_code == 1
+    assert "unknown data set 'minst'. Did you mean 'mnist'?" in result.stderr
+
+
+def test_missing_files_are_named_with_their_place(tmp_path: Path) -> None:
+    nowhere = call("train", "sandwich_mlp", "--data", "mnist")
+    empty = call("train", "sandwich_mlp", "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "m")
+
+    assert (nowhere.exit_code, empty.exit_code) == (1, 1)
+    assert "--data-dir" in nowhere.stderr
+    assert "train-images-idx3-ubyte" in empty.stderr
+    assert str(tmp_path / "MNIST" / "raw") in empty.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_that_cannot_be_written(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = call(*arguments(images, tmp_path / "file" / "m", *TRAIN_OPTIONS))
+
+    assert result.exit_code == 1
+    assert f"cannot write to '{tmp_path / 'file' / 'm'}'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--device", "tpu", "use cpu, cuda"), ("--learning-rate", "nan", "learning_rate"), ("--margin", "-1", "margin")],
+)
+def test_impossible_settings(images: Path, tmp_path: Path, option: str, value: str, message: str) -> None:
+    result = call(*arguments(images, tmp_path / "m", option, value))
+
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert value in result.stderr
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.1), (5, 0.5), (10, 1.0), (30, 1.0)])
+def test_fewer_epochs_shorten_the_warm_up(epochs: int, warmup: float) -> None:
+    recipe = Recipe(epochs=10, warmup_epochs=1.0, tuned_on="validation").with_overrides(epochs=epochs, margin=None)
+
+    assert (recipe.epochs, recipe.warmup_epochs) == (epochs, warmup)
+    assert recipe.tuned_on == ("validation" if epochs == 10 else "nothing")
