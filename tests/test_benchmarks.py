@@ -22,7 +22,7 @@ def options(out: Path, *more: str) -> list[str]:
 
 def test_every_model_and_seed_is_a_run_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    typed = options(images, out, MODEL, "--seed", "0", "--seed", "1", "--threat-model", "l2:0.05", "--limit", "9")
+    typed = options(out, MODEL, "--seed", "0", "--seed", "1", "--threat-model", "l2:0.05", "--limit", "9")
     assert suite.run(CHEAP, typed) == 0
 
     runs = [read_run(out / name) for name in ("sandwich_mlp.mnist-seed0", "sandwich_mlp.mnist-seed1")]

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def images(model: LipschitzNet, count: int = 3) -> Tensor:
-    return torch.rand(count, model.in_chans, *model.img_size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return torch.rand(
+        count, model.in_chans, *model.img_size, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+    )
 
 
 def tanh_net(**kwargs: Any) -> LipschitzNet:
@@ -97,7 +100,7 @@ def test_weights_are_those_of_theorem_3_1() -> None:
     model = narrow_model("sandwich_mlp", img_size=4, num_classes=3, lipschitz=gamma)
     factors = [cayley_pair(layer.weight.detach()) for layer in (*model.stages, model.head.fc)]
     expected = [math.sqrt(2 * gamma) * factors[0][1]]
-    expected += [2 * b @ a.T for (a, _), (_, b) in zip(factors[:-2], factors[1:-1], strict=True)]
+    expected += [2 * b @ a.T for (a, _), (_, b) in pairwise(factors[:-1])]
     expected += [math.sqrt(2 * gamma) * factors[-1][1] @ factors[-2][0].T]
     found = [m.weight.detach() for m in fold(model).layers if isinstance(m, FoldedDense)]
     for one, other in zip(found, expected, strict=True):
@@ -105,7 +108,7 @@ def test_weights_are_those_of_theorem_3_1() -> None:
 
 
 def test_folded_weights_satisfy_the_matrix_inequality_of_the_bound() -> None:
-    """Fazlyab et al. (2019), with multipliers Psi^2: gamma is proved from the plain weights alone, and 0.99 gamma is not."""
+    """Fazlyab et al. (2019), with multipliers Psi^2: plain weights alone prove gamma, and not 0.99 gamma."""
     gamma = 1.7
     model = LipschitzNet(
         LayerFamily(stage=SandwichFourierConv2d, hidden=partial(SandwichLinear, activation="tanh")),

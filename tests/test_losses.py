@@ -74,7 +74,9 @@ def test_keeps_the_dtype_of_the_logits(dtype: torch.dtype) -> None:
     [(-0.1, 1.0), (math.nan, 1.0), (math.inf, 1.0), (0.5, 0.0), (0.5, -1.0), (0.5, math.nan), (0.5, math.inf)],
 )
 def test_margin_cross_entropy_refuses_settings_without_meaning(offset: float, temperature: float) -> None:
-    with pytest.raises(InvalidInputError, match=rf"needs offset >= 0 and temperature > 0, .*{offset!r}.*{temperature!r}"):
+    with pytest.raises(
+        InvalidInputError, match=rf"needs offset >= 0 and temperature > 0, .*{offset!r}.*{temperature!r}"
+    ):
         MarginCrossEntropy(offset, temperature)
 
 

@@ -73,11 +73,13 @@ def test_every_batch_starts_from_the_seed(few_steps):
     assert twice.success.any()
 
 
-def test_another_seed_gives_another_point(few_steps):
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("l2:0.6", "autoattack"), ("l2:0.6", "pgdl2"), ("l2:0.6", "apgd"), ("l2:0.6", "apgdt"), ("linf:0.2", "square")],
+)
+def test_another_seed_gives_another_point(text, name, few_steps):
     model, images = Mlp(10), grey_images(4)
     labels = predicted(model, images)
-    one, other = (
-        run_attack(model, images, labels, ThreatModel.parse("l2:0.6"), "pgdl2", seed=seed).adversarial
-        for seed in (0, 1)
-    )
-    assert not torch.equal(one, other)
+    one, other = (run_attack(model, images, labels, ThreatModel.parse(text), name, seed=seed) for seed in (0, 1))
+    assert one.success.any()
+    assert not torch.equal(one.adversarial, other.adversarial)

@@ -7,7 +7,7 @@ import torch
 import torchattacks
 from attacks.tiny_models import Linear, grey_images, predicted
 
-from timm_lipschitz.attacks import _torchattacks, run_attack
+from timm_lipschitz.attacks import CATALOGUE, Problem, _torchattacks, run_attack
 from timm_lipschitz.errors import AttackError
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -54,6 +54,14 @@ def test_fab_reports_distances_beyond_eps():
     near, far = (run_attack(model, images, labels, ThreatModel.parse(f"l2:{eps}"), "fab", seed=0) for eps in (0.01, 9))
     assert not near.success.any()
     assert torch.equal(near.distance, far.distance)
+
+
+def test_sub_attack_enables_gradients_itself():
+    model, images = Linear(5).requires_grad_(False), grey_images(2)
+    (sub_attack,) = CATALOGUE["pgdl2"].build(Problem(ThreatModel.parse("l2:1"), 5, (1, 6, 6))).sub_attacks
+    with torch.no_grad():
+        points = sub_attack.start(model, images.device)(images, predicted(model, images), 0)
+    assert not torch.equal(points, images)
 
 
 def test_missing_library(monkeypatch):

@@ -30,6 +30,13 @@ def printed_commands(text: str) -> list[list[str]]:
     return [words[start + 1 :] for words, start in zip(lines, starts, strict=True)]
 
 
+def figures(text: str) -> dict[str, tuple[str, str]]:
+    """Percentage and counts by the names of a table's rows, such as ``clean  83.3  [55.1, 95.3]  10 of 12``."""
+    rows = [line.split("  ") for line in text.splitlines() if " of " in line and "[" in line]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    return {name: (percent, counts) for name, percent, _, counts in cells}
+
+
 def write_images(folder: Path, count: int, seed: int) -> None:
     """``count`` RGB images of each class, bright in a part of the columns that belongs to the class, with noise."""
     generator = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import timm
-from cli.calls import call
+from cli.calls import call, figures
 
 from timm_lipschitz.certification import certify
 from timm_lipschitz.data import load_dataset
@@ -14,13 +14,6 @@ from timm_lipschitz.models.loading import load_model
 
 def arguments(images: Path, model: str, *more: str) -> list[str]:
     return ["certify", model, "--data", "image_folder", "--data-dir", str(images), *more]
-
-
-def table(text: str) -> dict[str, tuple[str, str]]:
-    """Percentage and counts by the name of the row: ``clean 83.3 [55.1, 95.3] 10 of 12``."""
-    rows = [line.split("  ") for line in text.splitlines() if " of " in line and "[" in line]
-    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
-    return {name: (percent, counts) for name, percent, _, counts in cells}
 
 
 def test_figures_are_those_of_the_library(images: Path, trained: Path) -> None:
@@ -34,7 +27,7 @@ def test_figures_are_those_of_the_library(images: Path, trained: Path) -> None:
         return f"{count * 1000 // 12 / 10:.1f}", f"{count} of 12"
 
     assert (result.exit_code, result.stderr) == (0, "")
-    rows = table(result.stdout)
+    rows = figures(result.stdout)
     assert list(rows) == ["clean", "certified at l2:0.0", "certified at l2:36/255", "certified at l2:0.5"]
     assert rows["clean"] == rows["certified at l2:0.0"] == row(int((expected.margin > 0).sum()))
     assert rows["certified at l2:36/255"] == row(int((expected.radius > 36 / 255).sum()))
@@ -52,8 +45,8 @@ def test_limit_and_split_choose_the_images(images: Path, trained: Path) -> None:
     first = call(*arguments(images, f"local-dir:{trained}", "--limit", "5"))
     validation = call(*arguments(images, f"local-dir:{trained}", "--split", "validation", "--limit", "99"))
 
-    assert table(first.stdout)["clean"][1].endswith("of 5")
-    assert table(validation.stdout)["clean"][1].endswith("of 6")
+    assert figures(first.stdout)["clean"][1].endswith("of 5")
+    assert figures(validation.stdout)["clean"][1].endswith("of 6")
 
 
 def test_the_radii_by_default_rank_the_leaderboard_of_the_data() -> None:

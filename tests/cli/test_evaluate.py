@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli.calls import call, printed_commands
+from cli.calls import call, figures, printed_commands
 
 from timm_lipschitz.evaluation.attacking import AttackedImages
 from timm_lipschitz.records import read_run
 
-ATTACKS = ("--threat-model", "l2:0.5", "--threat-model", "l2:1", "--attack", "pgdl2", "--attack", "cw")
+ATTACKS = ("--threat-model", "l2:0.5", "--threat-model", "l2:1", "--attack", "pgdl2", "--attack", "apgd")
 
 
 def arguments(images: Path, model: str, *more: object) -> list[str]:
@@ -33,18 +33,17 @@ def test_the_table_shows_the_record(images: Path, trained: Path, tmp_path: Path)
     record = run.record
     assert run.run_info.command == ("timm-lipschitz", *typed)
     assert (record.seed, record.dataset.evaluated.count, record.attacked.count) == (3, 12, 8)
-    assert f"clean                  {record.results.clean.percent}" in result.stdout
-    expected = []
-    for figures in record.results.threat_models:
-        assert f"certified at {figures.threat_model}" in result.stdout
-        for attack in figures.attacks:
-            counts = (attack.proved, attack.attacked, attack.broken, attack.standing)
-            expected.append(
-                [figures.threat_model, attack.attack, attack.robust.percent, *(str(figure.count) for figure in counts)]
-            )
-        expected.append([figures.threat_model, "all", figures.robust.percent])
-    assert attack_rows(result.stdout) == expected
-    assert any(attack.broken.count for figures in record.results.threat_models for attack in figures.attacks)
+    every = record.results.threat_models
+    shown = {"clean": record.results.clean, **{f"certified at {at.threat_model}": at.certified for at in every}}
+    assert figures(result.stdout) == {name: (f.percent, f"{f.count} of {f.total}") for name, f in shown.items()}
+    rows = []
+    for at in every:
+        for attack in at.attacks:
+            counts = [str(f.count) for f in (attack.proved, attack.attacked, attack.broken, attack.standing)]
+            rows.append([at.threat_model, attack.attack, attack.robust.percent, *counts])
+        rows.append([at.threat_model, "all", at.robust.percent])
+    assert attack_rows(result.stdout) == rows
+    assert any(attack.broken.count for at in every for attack in at.attacks)
     assert "the first 8 of them" in result.stdout
     assert str(tmp_path / "r" / "record.json") in result.stdout
 

@@ -51,7 +51,7 @@ def test_product_is_the_circular_convolution(size: tuple[int, int]) -> None:
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)
     x = torch.randn(4, 3, *size, dtype=torch.float64)
     block = fourier.block_form(fourier.kernel_spectrum(taps, *size))
-    found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block))
+    found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block, []))
     expected = circular_convolution(x, taps) if size != (1, 1) else torch.einsum("qpkl,bphw->bqhw", taps, x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 

@@ -184,7 +184,9 @@ def test_a_pickle_is_refused_unexecuted(folder: Path, tmp_path: Path, name: str,
 # Hashes
 
 
-@pytest.mark.parametrize("sums", ["", "\n", "no-hash-here\n", "ab cd ef", "0" * 64 + "  other.safetensors\n", "\xff\xfe"])
+@pytest.mark.parametrize(
+    "sums", ["", "\n", "no-hash-here\n", "ab cd ef", "0" * 64 + "  other.safetensors\n", "\xff\xfe"]
+)
 def test_a_damaged_list_of_hashes_is_refused(folder: Path, sums: str) -> None:
     (folder / SUMS_FILE).write_text(sums, encoding="latin-1")
     assert "does not list model.safetensors" in refusal(folder)

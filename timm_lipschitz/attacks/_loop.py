@@ -77,7 +77,7 @@ class AttackLoop:
         images = self.images[indices].to(self.device)
         labels = self.labels[indices].to(self.device)
         guard.clear()
-        pass
+        seed_generators(self.seed)
         points: Tensor | None = None
         failure: Exception | None = None
         try:

@@ -7,6 +7,7 @@ interrupts and exit codes are handled in one place, ``_group``: a command just r
 around work that can be resumed, and shows progress through ``_console.progress``.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -62,4 +63,7 @@ app.add_typer(leaderboard)
 
 def main() -> None:
     """Entry point of the console script and of ``python -m timm_lipschitz``."""
+    # OpenMP's threads sleep while they wait for each other. By default they spin, which on a machine whose cores are
+    # shared with other work makes small batches ten times slower. To be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="timm-lipschitz")

@@ -16,7 +16,7 @@ def quickstart(
     ctx: typer.Context,
     attack_limit: Annotated[
         int, typer.Option("--attack-limit", min=1, metavar="N", help="Attack the first so many images.")
-    ] = 32,
+    ] = 20,
     model: Annotated[str, typer.Option("--model", hidden=True)] = "sandwich_cnn.mnist",
     limit: Annotated[int | None, typer.Option("--limit", min=1, hidden=True)] = None,
 ) -> None:
@@ -38,12 +38,13 @@ def quickstart(
     from ._command_line import print_next, typed_arguments, words
     from ._console import output
     from ._folders import fresh_run_dir
+    from ._interrupts import resumable
     from ._results import print_run
     from ._stages import stages
     from ._subjects import load_subject
 
     folder = fresh_run_dir(Path("runs") / "quickstart")
-    with stages() as show:
+    with resumable("start again at any time: what was begun is left as it is"), stages() as show:
         dataset = load_dataset("mnist")
         run = run_evaluation(
             load_subject(model, dataset),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fourier import batch_first, batch_last, fourier_product, space_to_depth
+from .fourier import batch_first, batch_last, fourier_product, space_to_depth, transform_matrices
 
 __all__ = ["FoldedCirculant", "FoldedDense", "FoldedPointwise", "FoldedScaling", "SpaceToDepth2d"]
 
@@ -42,16 +42,28 @@ class FoldedPointwise(nn.Module):
 
 
 class FoldedCirculant(nn.Module):
-    """A circular convolution by its response at each frequency, in the real block form (F, 2q, 2p) of `fourier`."""
+    """A circular convolution by its response at each frequency.
 
-    def __init__(self, weight: Tensor, size: tuple[int, int], bias: Tensor | None):
+    ``weight`` (F, 2p, 2q) is the transpose of the real block form (F, 2q, 2p) of `fourier`: the layout that products
+    with few images read fastest. The transforms' matrices are buffers that follow from ``size`` and are not saved.
+    """
+
+    transform_0: Tensor
+    transform_1: Tensor
+    transform_2: Tensor
+    transform_3: Tensor
+
+    def __init__(self, block: Tensor, size: tuple[int, int], bias: Tensor | None):
         super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+        self.weight = nn.Parameter(block.detach().mT.contiguous())
         self.bias = _parameter(bias)
         self.size = size
+        for index, matrix in enumerate(transform_matrices(size[0], size[1], block.device)):
+            self.register_buffer(f"transform_{index}", matrix.to(block.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = fourier_product(batch_last(x), self.weight)
+        transforms = [self.transform_0, self.transform_1, self.transform_2, self.transform_3]
+        x = fourier_product(batch_last(x), self.weight.mT, transforms)
         if self.bias is not None:
             x = x + self.bias[:, None]
         return batch_first(x)

@@ -30,6 +30,7 @@ __all__ = [
     "fourier_product",
     "kernel_spectrum",
     "space_to_depth",
+    "transform_matrices",
 ]
 
 
@@ -99,61 +100,69 @@ def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
         return _kernel_spectrum(kernel, height, width)
 
 
-def _analyse(x: Tensor) -> Tensor:
+def transform_matrices(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The real matrices of `fourier_product`, float64.
+
+    ``rfft2`` as (2G, W) along the rows and then (2H, 2H) along the columns; ``irfft2`` as (2H, 2H) along the columns
+    and then (W, 2G) along the rows. Real parts come before imaginary ones.
+    """
+    half = width // 2 + 1
+    angle = _angles(half, width, width, device)  # (G, W)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    analyse_rows = torch.cat([cosine, -sine])
+    # In the half plane a column stands for its mirror too, but the first and, for even widths, the last are their own.
+    weight = torch.full([half, 1], 2.0 / width, dtype=torch.float64, device=device)
+    weight[0] = 1.0 / width
+    if width % 2 == 0:
+        weight[half - 1] = 1.0 / width
+    synthesise_rows = torch.cat([cosine * weight, -sine * weight]).t()
+    angle = _angles(height, height, height, device)  # (H, H)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    analyse_columns = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
+    return analyse_rows, analyse_columns, analyse_columns.t() / height, synthesise_rows
+
+
+def _analyse(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rfft2 of (H, W, C, B) as (F, 2C, B): the real parts of all channels above the imaginary ones."""
     height, width, channels, batch = x.shape
     half = width // 2 + 1
-    angle = _angles(half, width, width, x.device)
-    rows = torch.cat([torch.cos(angle), -torch.sin(angle)]).to(x.dtype)  # (2G, W)
     x = torch.matmul(rows, x.reshape(height, width, channels * batch))  # (H, 2G, C B)
     x = x.view(height, 2, half * channels * batch).transpose(0, 1).reshape(2 * height, half * channels * batch)
-    angle = _angles(height, height, height, x.device)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
-    columns = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)]).to(x.dtype)  # (2H, 2H)
     x = (columns @ x).view(2, height * half, channels, batch)
     return x.transpose(0, 1).reshape(height * half, 2 * channels, batch)
 
 
-def _synthesise(spectrum: Tensor, height: int, width: int) -> Tensor:
+def _synthesise(spectrum: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """irfft2: (F, 2C, B) -> (H, W, C, B)."""
-    half = width // 2 + 1
+    height, width, half = columns.shape[0] // 2, rows.shape[0], rows.shape[1] // 2
     channels, batch = spectrum.shape[1] // 2, spectrum.shape[2]
-    x = (
-        spectrum.view(height, half, 2, channels * batch)
-        .permute(2, 0, 1, 3)
-        .reshape(2 * height, half * channels * batch)
-    )
-    angle = _angles(height, height, height, x.device)
-    cosine, sine = torch.cos(angle) / height, torch.sin(angle) / height
-    columns = torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)]).to(x.dtype)  # (2H, 2H)
+    x = spectrum.reshape(height, half, 2, channels * batch).permute(2, 0, 1, 3)
+    x = x.reshape(2 * height, half * channels * batch)
     x = (columns @ x).view(2, height, half * channels * batch).transpose(0, 1)
     x = x.reshape(height, 2 * half, channels * batch)
-    angle = _angles(width, half, width, x.device)
-    weight = torch.full(
-        [half], 2.0 / width, dtype=torch.float64, device=x.device
-    )  # a column stands for its mirror too,
-    weight[0] = 1.0 / width  # but the first and, for even widths, the last are their own mirror
-    if width % 2 == 0:
-        weight[half - 1] = 1.0 / width
-    rows = torch.cat([torch.cos(angle) * weight, -torch.sin(angle) * weight], 1).to(x.dtype)  # (W, 2G)
     return torch.matmul(rows, x).view(height, width, channels, batch)
 
 
-def _fourier_product(x: Tensor, block: Tensor) -> Tensor:
-    height, width = x.shape[0], x.shape[1]
-    spectrum = _analyse(x.to(block.dtype))
-    return _synthesise(torch.bmm(block, spectrum), height, width)
+def _fourier_product(x: Tensor, block: Tensor, transforms: list[Tensor]) -> Tensor:
+    if len(transforms) == 0:
+        a, b, c, d = transform_matrices(x.shape[0], x.shape[1], x.device)
+        transforms = [a.to(block.dtype), b.to(block.dtype), c.to(block.dtype), d.to(block.dtype)]
+    spectrum = _analyse(x.to(block.dtype), transforms[0], transforms[1])
+    few = x.shape[3] <= 32  # then the images are the short side of the product, and CPU libraries want it first
+    spectrum = torch.bmm(spectrum.mT, block.mT).mT if few else torch.bmm(block, spectrum)
+    return _synthesise(spectrum, transforms[2], transforms[3])
 
 
 @register_notrace_function
-def fourier_product(x: Tensor, block: Tensor) -> Tensor:
+def fourier_product(x: Tensor, block: Tensor, transforms: list[Tensor]) -> Tensor:
     """Circular convolution of (H, W, p, B) with a response in block form (F, 2q, 2p) -> (H, W, q, B).
 
-    Computed in float32 or better.
+    Computed in float32 or better. ``transforms`` are the `transform_matrices` in the response's dtype, or empty: then
+    they are computed.
     """
     if torch.jit.is_scripting():
-        return _fourier_product(x, block)
+        return _fourier_product(x, block, transforms)
     if x.is_meta:
-        return _fourier_product(x, block)
+        return _fourier_product(x, block, transforms)
     with torch.autocast(x.device.type, enabled=False):
-        return _fourier_product(x, block)
+        return _fourier_product(x, block, transforms)

@@ -234,7 +234,9 @@ class Circulant(MatrixOperator):
         return (self.spectrum.shape[1], *self.size)
 
     def apply(self, x: Tensor) -> Tensor:
-        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), fourier.block_form(self.spectrum)))
+        return fourier.batch_first(
+            fourier.fourier_product(fourier.batch_last(x), fourier.block_form(self.spectrum), [])
+        )
 
     def transposed(self) -> Circulant:
         return Circulant(self.spectrum.mH, self.size)

@@ -118,7 +118,9 @@ def _local(spec: str, folder: Path) -> LoadedModel:
 
 
 def _load_every_tensor(model: nn.Module, weights: Path) -> None:
-    """Loads the file into one of this package's models once more, strictly. Raises `CheckpointError` if it does not fit.
+    """Loads the file into one of this package's models once more, strictly.
+
+    Raises `CheckpointError` if it does not fit.
 
     timm drops the stored classifier, and leaves a random one, where a configuration contradicts itself on the number of
     classes. Other families may rename tensors while loading, so theirs are left to timm.
