@@ -112,7 +112,13 @@ def test_folded_weights_satisfy_the_matrix_inequality_of_the_bound() -> None:
     gamma = 1.7
     model = LipschitzNet(
         LayerFamily(stage=SandwichFourierConv2d, hidden=partial(SandwichLinear, activation="tanh")),
-        ((5, 1), (6, 1), (4, 1)), in_chans=1, img_size=(2, 3), num_classes=4, lipschitz=gamma, spatial=False, init="isometric",
+        ((5, 1), (6, 1), (4, 1)),
+        in_chans=1,
+        img_size=(2, 3),
+        num_classes=4,
+        lipschitz=gamma,
+        spatial=False,
+        init="isometric",
     ).double().eval()  # fmt: skip
     randomize(model)
     weights = [m.weight.detach() for m in fold(model).layers if isinstance(m, FoldedDense)]

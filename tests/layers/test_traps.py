@@ -128,7 +128,7 @@ def test_5_psi_that_overflows_is_refused(value: float) -> None:
 
 
 def test_6_last_layer_normalisation_is_certified_by_pairs() -> None:
-    """Opposite rows: the difference of their logits moves twice as fast as the features, more than a naive radius says."""
+    """Opposite rows: the difference of their logits moves twice as fast as the features."""
     model = net(normalized_head=True, num_classes=2)
     with torch.no_grad():
         model.head.fc.weight[1] = -7 * model.head.fc.weight[0]
