@@ -122,7 +122,7 @@ class LayerContract:
 
     # The bound
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(2))
     @pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
     def test_no_jacobian_exceeds_the_bound(self, case: LayerCase, seed: int, spread: float) -> None:
         layer = case.random(seed=seed, spread=spread)
@@ -130,7 +130,7 @@ class LayerContract:
             norm = torch.linalg.matrix_norm(jacobian(layer, sample), 2)
             assert norm <= case.bound(layer) + 1e-9
 
-    @pytest.mark.parametrize("distance", [1e-3, 1.0, 100.0])
+    @pytest.mark.parametrize("distance", [1e-3, 10.0])
     def test_no_pair_of_points_exceeds_the_bound(self, case: LayerCase, distance: float) -> None:
         layer = case.random()
         near = case.inputs(32)
@@ -252,9 +252,9 @@ class LayerContract:
             assert not torch.equal(twin(x), layer(x))
 
     def test_samples_of_a_batch_do_not_touch_each_other(self, case: LayerCase) -> None:
-        layer, x = case.random(), case.inputs(3)
+        layer, x = case.random(), case.inputs(40)  # products with few samples may be computed in another way
         together = layer(x)
-        for index in range(3):
+        for index in range(0, 40, 13):
             torch.testing.assert_close(layer(x[index : index + 1]), together[index : index + 1], rtol=0, atol=1e-12)
 
     # Devices and compilers

@@ -56,10 +56,12 @@ def tanh_net(**kwargs: Any) -> LipschitzNet:
 @pytest.mark.parametrize("name", MODELS)
 def test_same_logits(name: str, size: tuple[int, int], variant: str) -> None:
     model = narrow_model(name, in_chans=2, img_size=size, num_classes=7, **VARIANTS[variant])
-    x = images(model)
+    x = images(model, 40)  # products with few images may be computed in another way
     with torch.no_grad():
         expected = model(x)
-        assert relative_error(fold(model)(x), expected) < 1e-12
+        double = fold(model)
+        assert relative_error(double(x), expected) < 1e-12
+        assert relative_error(double(x[:3]), expected[:3]) < 1e-12
         single = fold(model.float())
         assert relative_error(single(x.float()).double(), expected) < 1e-5
     assert all(p.dtype == torch.float32 for p in single.parameters())
@@ -206,12 +208,12 @@ def test_explicit_weights_are_a_plain_state_dict() -> None:
     for twin in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):  # noqa: S301
         assert torch.equal(twin(x), folded(x))
         assert twin.lipschitz == folded.lipschitz
-    assert list(folded.buffers()) == []
+    assert {name.rpartition(".")[2] for name in folded.state_dict()} == {"weight", "bias"}
 
 
 def test_folded_network_compiles_and_exports() -> None:
     family = LayerFamily(stage=SandwichFourierConv2d)
-    model = LipschitzNet(family, ((2, 1), (2, 2), (2, 1)), img_size=6).eval()  # every kind of folded module
+    model = LipschitzNet(family, ((2, 2), (2, 1)), img_size=6).eval()  # every kind of folded module
     folded, x = fold(model), images(model).float()
     torch._dynamo.reset()
     assert torch.allclose(torch.compile(folded, fullgraph=True, backend="eager")(x), folded(x), atol=1e-6)

@@ -25,7 +25,7 @@ def library_attack(model, threat_model, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("text", "num_classes", "batch_size"), [("l2:0.15", 10, 250), ("linf:0.015", 5, 4), ("l1:0.1", 4, 250)]
+    ("text", "num_classes", "batch_size"), [("l2:0.1", 6, 250), ("linf:0.015", 5, 4), ("l1:0.1", 4, 250)]
 )
 def test_verdicts_of_the_library(text, num_classes, batch_size, monkeypatch):
     monkeypatch.setattr(_autoattack, "_QUERIES", 50)

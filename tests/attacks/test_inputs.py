@@ -140,7 +140,14 @@ def test_outputs(function, message):
         run_attack(Outputs(model, function), images, labels, L2, IDLE, seed=0)
 
 
-@pytest.mark.parametrize("function", [lambda z: z.log_softmax(dim=1), lambda z: z.sigmoid(), lambda z: z - z.amin()])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: z.log_softmax(dim=1),
+        lambda z: z.sigmoid(),  # inside [0, 1], other sums
+        lambda z: 9 * (z - z.mean(dim=1, keepdim=True)) + 1 / 3,  # sums of 1, outside [0, 1]
+    ],
+)
 def test_logits_that_only_resemble_probabilities_are_fine(function):
     model, images, labels = setting()
     run_attack(Outputs(model, function), images, labels, L2, IDLE, seed=0)

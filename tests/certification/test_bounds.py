@@ -71,9 +71,7 @@ def close_from_above(found: Tensor | float, exact: Tensor | float) -> None:
 def test_pairs_behind_a_hidden_layer_take_the_smaller_of_two_formulas(gamma: float) -> None:
     model = small_net(lipschitz=gamma)
     with torch.no_grad():
-        model.head.layers[0].weight.mul_(
-            torch.linspace(0.05, 4, 6)[:, None]
-        )  # A well away from a multiple of the identity
+        model.head.layers[0].weight.mul_(torch.linspace(0.05, 4, 6)[:, None])  # A far from a multiple of the identity
     rows = head_rows(model)
     a, b = cayley_pair(model.head.layers[0].weight.detach())
     direct = gamma * distances(rows)
@@ -112,9 +110,8 @@ def test_last_layer_normalisation_uses_distances_of_unit_rows(gamma: float) -> N
 
 @pytest.mark.parametrize("normalized_head", [True, False])
 def test_pairs_scale_with_the_bound(normalized_head: bool) -> None:
-    one, four = (
-        network_bound(explicit_steps(small_net(lipschitz=g, normalized_head=normalized_head))) for g in (1.0, 4.0)
-    )
+    models = (small_net(lipschitz=gamma, normalized_head=normalized_head) for gamma in (1.0, 4.0))
+    one, four = (network_bound(explicit_steps(model)) for model in models)
     torch.testing.assert_close(four.pairs, 4 * one.pairs)
     assert four.logits == pytest.approx(4 * one.logits)
 

@@ -9,7 +9,7 @@ from cli.calls import TRAIN_OPTIONS, call, printed_commands
 from safetensors.torch import load_file
 
 from timm_lipschitz.models.loading import load_model
-from timm_lipschitz.training import Recipe, loop
+from timm_lipschitz.training import RECIPES, Recipe, loop
 
 
 def arguments(images: Path, out: Path, *more: str) -> list[str]:
@@ -52,12 +52,14 @@ def test_percentages_of_an_epoch_are_rounded_down() -> None:
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(
-    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, interrupt_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "m"
-    interrupt_at(loop, "evaluate_margins", 2)
-    result = call(*arguments(images, out, *TRAIN_OPTIONS))
-    monkeypatch.undo()
+    recipe = Recipe(epochs=3, batch_size=16, learning_rate=0.01, ema_decay=0.9, padding=1)  # as much state as there is
+    monkeypatch.setitem(RECIPES, "sandwich_mlp.image_folder", recipe)
+    out, other = tmp_path / "m", tmp_path / "other"
+    assert call(*arguments(images, other)).exit_code == 0
+    interrupt_at(loop, "evaluate_margins", 2)  # Ctrl-C at the end of the second epoch; afterwards calls go through
+    result = call(*arguments(images, out))
 
     assert result.exit_code == 130
     assert f"the finished epochs are in {out}; go on with:" in result.stderr
@@ -67,11 +69,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
     assert resumed.exit_code == 0, resumed.output
     assert [line.split(":")[0] for line in resumed.stdout.splitlines()[:2]] == ["epoch 2 of 3", "epoch 3 of 3"]
-    weights, uninterrupted = load_file(out / "model.safetensors"), load_file(trained / "model.safetensors")
+    weights, uninterrupted = load_file(out / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == uninterrupted.keys()
     assert all(weights[name].numpy().tobytes() == uninterrupted[name].numpy().tobytes() for name in weights)
-    assert load_model(f"local-dir:{out}").metadata == load_model(f"local-dir:{trained}").metadata
-    assert (out / "config.json").read_bytes() == (trained / "config.json").read_bytes()
+    assert load_model(f"local-dir:{out}").metadata == load_model(f"local-dir:{other}").metadata
+    assert (out / "config.json").read_bytes() == (other / "config.json").read_bytes()
 
 
 def test_interrupted_before_the_first_epoch_ends_means_starting_again(

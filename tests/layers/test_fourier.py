@@ -46,10 +46,11 @@ def test_kernel_spectrum_is_the_full_planes_half(size: tuple[int, int], kernel: 
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 6), (6, 1), (1, 1), (2, 2)])
-def test_product_is_the_circular_convolution(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("count", [4, 40])  # products with few images are computed in another way
+def test_product_is_the_circular_convolution(size: tuple[int, int], count: int) -> None:
     kernel = (min(3, size[0]), min(3, size[1]))
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)
-    x = torch.randn(4, 3, *size, dtype=torch.float64)
+    x = torch.randn(count, 3, *size, dtype=torch.float64)
     block = fourier.block_form(fourier.kernel_spectrum(taps, *size))
     found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block, []))
     expected = circular_convolution(x, taps) if size != (1, 1) else torch.einsum("qpkl,bphw->bqhw", taps, x)
@@ -172,3 +173,12 @@ def test_free_parameters_too_large_for_float64_are_refused() -> None:
         layer.weight.fill_(1e200)
     with pytest.raises(NonFiniteError, match=r"SandwichFourierConv2d\.weight: values up to .* too large"):
         layer.explicit((1, 3, 3))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 4), (1, 3), (2, 1)])
+@pytest.mark.parametrize("count", [4, 40])
+def test_given_transform_matrices_are_those_that_would_be_computed(size: tuple[int, int], count: int) -> None:
+    x = fourier.batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
+    block = fourier.block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size))
+    given = list(fourier.transform_matrices(*size, x.device))
+    assert torch.equal(fourier.fourier_product(x, block, given), fourier.fourier_product(x, block, []))
