@@ -18,6 +18,10 @@ settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
 
+# Shared helpers that assert: their messages show the values, as those of tests do.
+pytest.register_assert_rewrite("layer_contract", "layers.reference")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # first, so that no worker ends on one alone
     on_gpu = [item for item in items if item.get_closest_marker("cuda")]

@@ -81,7 +81,9 @@ def test_wrong_usage_is_exit_code_2() -> None:
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_process_with_a_line_on_how_to_go_on(number: signal.Signals, exit_code: int) -> None:
     root = Path(timm_lipschitz.__file__).parents[1]
-    code = f"import runpy; runpy.run_path({__file__!r})['app'](['wait', '60'])"
+    # a shell's background jobs inherit an ignored SIGINT, which Python would leave ignored
+    default = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{default}; runpy.run_path({__file__!r})['app'](['wait', '60'])"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
     ) as process:
