@@ -6,11 +6,13 @@ plain branch, because neither knows autocast.
 """
 
 import torch
+from timm.layers import register_notrace_function
 from torch import Tensor
 
 __all__ = ["promote"]
 
 
+@register_notrace_function
 def promote(x: Tensor) -> Tensor:
     """``x`` itself if it is float32, float64 or complex, else ``x`` in float32."""
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from timm.layers import get_device_dtype
@@ -119,9 +119,9 @@ class LipschitzNet(nn.Module):
     Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
     """
 
-    _traits: ClassVar[dict[str, Any]] = {
-        "first_conv": None
-    }  # weights of another in_chans are refused, not adapted as if they were a plain convolution
+    # Weights of another in_chans are refused, not adapted as if they were a plain convolution. No annotation: TorchScript
+    # does not know ClassVar.
+    _traits = {"first_conv": None}  # noqa: RUF012
 
     def __init__(
         self,
