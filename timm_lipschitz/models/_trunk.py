@@ -119,8 +119,8 @@ class LipschitzNet(nn.Module):
     Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
     """
 
-    # Weights of another in_chans are refused, not adapted as if they were a plain convolution. No annotation: TorchScript
-    # does not know ClassVar.
+    # Weights of another in_chans are refused, not adapted as if they were a plain convolution. (No annotation:
+    # TorchScript does not know ClassVar.)
     _traits = {"first_conv": None}  # noqa: RUF012
 
     def __init__(
