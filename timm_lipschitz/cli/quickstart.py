@@ -16,7 +16,7 @@ def quickstart(
     ctx: typer.Context,
     attack_limit: Annotated[
         int, typer.Option("--attack-limit", min=1, metavar="N", help="Attack the first so many images.")
-    ] = 20,
+    ] = 16,
     model: Annotated[str, typer.Option("--model", hidden=True)] = "sandwich_cnn.mnist",
     limit: Annotated[int | None, typer.Option("--limit", min=1, hidden=True)] = None,
 ) -> None:
