@@ -20,6 +20,11 @@ from .layers.explicit import ExplicitModule
 __all__ = ["FoldedNetwork", "fold", "fold_steps"]
 
 
+# On a CPU more images than this are run in parts: what stands between two layers then stays in the cache, and in memory
+# that the allocator keeps instead of fetching it anew from the system (measured: a third of the time, 256 images).
+IMAGES_AT_ONCE = 64
+
+
 class FoldedNetwork(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> logits (B, K) through explicit weights.
 
@@ -38,7 +43,9 @@ class FoldedNetwork(nn.Module):
             raise InvalidInputError(
                 f"this network was folded for images (B, {', '.join(map(str, self.in_shape))}), not {tuple(x.shape)}"
             )
-        return self.layers(x)
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
+            return self.layers(x)
+        return torch.cat([self.layers(part) for part in x.split(IMAGES_AT_ONCE)])
 
 
 def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNetwork:

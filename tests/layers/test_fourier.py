@@ -23,7 +23,7 @@ SIZES = [(7, 5), (6, 6), (7, 7), (5, 8), (6, 5)]
 
 def half_plane(full: torch.Tensor) -> torch.Tensor:
     """(H, W, q, p) -> (F, q, p)."""
-    return full[:, : full.shape[1] // 2 + 1].flatten(0, 1)
+    return full[: full.shape[0] // 2 + 1].flatten(0, 1)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
@@ -51,9 +51,24 @@ def test_product_is_the_circular_convolution(size: tuple[int, int], count: int) 
     kernel = (min(3, size[0]), min(3, size[1]))
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)
     x = torch.randn(count, 3, *size, dtype=torch.float64)
+    bias = torch.randn(2, dtype=torch.float64)
     block = fourier.block_form(fourier.kernel_spectrum(taps, *size))
-    found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block, []))
     expected = circular_convolution(x, taps) if size != (1, 1) else torch.einsum("qpkl,bphw->bqhw", taps, x)
+    for given, added in ((None, torch.zeros(2, dtype=torch.float64)), (bias, bias)):
+        found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block, given))
+        torch.testing.assert_close(found, expected + added[:, None, None], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (6, 4), (2, 2), (2, 8), (10, 6)])
+@pytest.mark.parametrize("count", [4, 40])
+def test_strided_product_is_the_convolution_of_the_space_to_depth(size: tuple[int, int], count: int) -> None:
+    half = (size[0] // 2, size[1] // 2)
+    taps = torch.randn(2, 12, min(2, half[0]), min(2, half[1]), dtype=torch.float64)
+    bias = torch.randn(2, dtype=torch.float64)
+    x = fourier.batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
+    spectrum_at_half = fourier.kernel_spectrum(taps, *half)
+    found = fourier.fourier_product(x, fourier.phase_blocks(spectrum_at_half), bias, stride=2)
+    expected = fourier.fourier_product(fourier.space_to_depth(x), fourier.block_form(spectrum_at_half), bias)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -181,4 +196,4 @@ def test_given_transform_matrices_are_those_that_would_be_computed(size: tuple[i
     x = fourier.batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
     block = fourier.block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size))
     given = list(fourier.transform_matrices(*size, x.device))
-    assert torch.equal(fourier.fourier_product(x, block, given), fourier.fourier_product(x, block, []))
+    assert torch.equal(fourier.fourier_product(x, block, transforms=given), fourier.fourier_product(x, block))

@@ -19,6 +19,7 @@ from timm_lipschitz.layers import (
     Pointwise,
     Scaling,
     SpaceToDepth,
+    StridedCirculant,
 )
 from timm_lipschitz.layers.fourier import kernel_spectrum
 from timm_lipschitz.layers.operators import spectral_bound
@@ -46,6 +47,7 @@ OPERATORS: dict[str, Operator] = {
     "circulant on odd images": circulant(2, 3, ODD),
     "circulant of one row": circulant(2, 2, (1, 6), kernel=1),
     "circulant 2x2": circulant(2, 2, (2, 2), kernel=2),
+    "strided circulant": StridedCirculant(circulant(8, 3, (2, 3), kernel=2)),
     "space to depth": SpaceToDepth((2, *EVEN)),
     "space to depth of odd images": SpaceToDepth((2, *ODD)),
     "flattening": Flattening((2, *EVEN)),
@@ -134,7 +136,11 @@ NEIGHBOURS: dict[str, Operator] = {
     }.items()},
     "pointwise at half size": Pointwise(randn(2, 8), (2, 3)),
     "circulant at half size": circulant(8, 2, (2, 3), kernel=2),
+    "strided circulant": StridedCirculant(circulant(8, 8, (2, 3), kernel=2)),
+    "strided circulant of twice the size": StridedCirculant(circulant(8, 2, EVEN)),
     "space to depth at half size": SpaceToDepth((8, 2, 3)),
+    "space to depth of twice the size": SpaceToDepth((2, 8, 12)),
+    "strided circulant behind it": StridedCirculant(circulant(32, 2, (2, 3), kernel=2)),
     "flattening at half size": Flattening((8, 2, 3)),
     "scaling at half size": Scaling(0.6, (8, 2, 3)),
     "dense at half size": Dense(randn(3, 48), (8, 2, 3)),
@@ -181,7 +187,13 @@ def test_products_that_must_be_one_operator(first: str, second: str) -> None:
     inner, outer = NEIGHBOURS[first], NEIGHBOURS[second]
     matrices = (Pointwise, Circulant)
     one = (
-        (isinstance(inner, matrices) and isinstance(outer, (*matrices, Scaling)))
+        (isinstance(inner, (*matrices, StridedCirculant)) and isinstance(outer, (*matrices, Scaling)))
+        or (
+            isinstance(inner, Circulant | SpaceToDepth)
+            and isinstance(outer, SpaceToDepth | Circulant)
+            and type(inner) is not type(outer)
+            and inner.in_shape[1:] == EVEN
+        )
         or (isinstance(inner, Dense | Flattening | Scaling) and isinstance(outer, Dense))
         or (isinstance(inner, Scaling) and isinstance(outer, MatrixOperator))
         or (isinstance(outer, Dense) and math.prod(inner.in_shape) <= math.prod(inner.out_shape))

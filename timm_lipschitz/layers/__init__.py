@@ -4,7 +4,17 @@ from .activations import ACTIVATIONS
 from .cayley import cayley, cayley_inverse
 from .explicit import Affine, Sandwich, Step, collect
 from .heads import ContractionHead, NormalizedLinear
-from .operators import Circulant, Dense, Flattening, MatrixOperator, Operator, Pointwise, Scaling, SpaceToDepth
+from .operators import (
+    Circulant,
+    Dense,
+    Flattening,
+    MatrixOperator,
+    Operator,
+    Pointwise,
+    Scaling,
+    SpaceToDepth,
+    StridedCirculant,
+)
 from .rescaling import Flatten, Rescale
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
@@ -29,6 +39,7 @@ __all__ = [
     "Scaling",
     "SpaceToDepth",
     "Step",
+    "StridedCirculant",
     "cayley",
     "cayley_inverse",
     "collect",

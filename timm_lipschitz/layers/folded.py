@@ -42,10 +42,12 @@ class FoldedPointwise(nn.Module):
 
 
 class FoldedCirculant(nn.Module):
-    """A circular convolution by its response at each frequency.
+    """A circular convolution by its response at each frequency: (B, p, H, W) -> (B, q, H', W') with ``size`` (H', W').
 
     ``weight`` (F, 2p, 2q) is the transpose of the real block form (F, 2q, 2p) of `fourier`: the layout that products
-    with few images read fastest. The transforms' matrices are buffers that follow from ``size`` and are not saved.
+    with few images read fastest. With ``stride`` 2 it is the convolution of the space-to-depth of the input, of even
+    sizes, and ``weight`` (2 F, 4p, 2q) has a block for each parity of the column. The transforms' matrices are buffers that follow
+    from ``size`` and are not saved.
     """
 
     transform_0: Tensor
@@ -53,20 +55,21 @@ class FoldedCirculant(nn.Module):
     transform_2: Tensor
     transform_3: Tensor
 
-    def __init__(self, block: Tensor, size: tuple[int, int], bias: Tensor | None):
+    def __init__(self, block: Tensor, size: tuple[int, int], bias: Tensor | None, stride: int = 1):
         super().__init__()
         self.weight = nn.Parameter(block.detach().mT.contiguous())
         self.bias = _parameter(bias)
         self.size = size
+        self.stride = stride
         for index, matrix in enumerate(transform_matrices(size[0], size[1], block.device)):
             self.register_buffer(f"transform_{index}", matrix.to(block.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         transforms = [self.transform_0, self.transform_1, self.transform_2, self.transform_3]
-        x = fourier_product(batch_last(x), self.weight.mT, transforms)
-        if self.bias is not None:
-            x = x + self.bias[:, None]
-        return batch_first(x)
+        return batch_first(fourier_product(batch_last(x), self.weight.mT, self.bias, self.stride, transforms))
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, stride={self.stride}, bias={self.bias is not None}"
 
 
 class FoldedScaling(nn.Module):

@@ -1,18 +1,24 @@
-"""Circular convolutions as products at each frequency, in real arithmetic.
+"""Circular convolutions as products at each frequency, in real arithmetic and without a single copy.
 
-Activations are kept batch last, (H, W, C, B): a transform is then a small matrix times a wide one, and the product at
-the frequencies a batched matrix product, with one copy between them. That is faster on CPU than library FFTs followed
-by a complex product, and exports as plain real operators.
+Activations are kept in the order (W, H, C, B), batch last. Each transform is then a batched product of a small matrix
+with wide ones, and its output lies in memory as the next step reads it::
+
+    (W, H, C B)                 image
+    (W, 2 G, C B)               transformed along the height; rows: real parts of all u, then imaginary parts
+    (G, W 2, C B) = (F, 2C, B)  transformed along the width; at each frequency the real parts of all channels, then the
+                                imaginary ones
+    (F, 2q, B)                  product with the response in block form
+    (G, 2 W, q B)               transformed back along the width
+    (W, H, q B)                 and along the height
 
 Shapes, throughout::
 
     B  images          C, p, q  channels (any, in, out)      H, W  height and width
-    G = W // 2 + 1     columns of the half plane that a real image needs
-    F = H * G          frequencies of the half plane, row-major
+    G = H // 2 + 1     rows of the half plane that a real image needs
+    F = G * W          frequencies (u, v) of the half plane, row-major
     block form         a complex (q x p) matrix c + i d as the real (2q x 2p) matrix [[c, -d], [d, c]]
 
-`torch.fft.rfft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare
-with.
+`torch.fft.fft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare with.
 """
 
 import math
@@ -29,36 +35,47 @@ __all__ = [
     "block_form",
     "fourier_product",
     "kernel_spectrum",
+    "phase_blocks",
     "space_to_depth",
     "transform_matrices",
 ]
 
 
 def batch_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (H, W, C, B), contiguous; free for an output of `batch_first`."""
-    return x.permute(2, 3, 1, 0).contiguous()
+    """(B, C, H, W) -> (W, H, C, B), contiguous; free for an output of `batch_first`."""
+    return x.permute(3, 2, 1, 0).contiguous()
 
 
 def batch_first(x: Tensor) -> Tensor:
-    """(H, W, C, B) -> (B, C, H, W) as a view, so that a following `batch_last` costs nothing."""
-    return x.permute(3, 2, 0, 1)
+    """(W, H, C, B) -> (B, C, H, W) as a view, so that a following `batch_last` costs nothing."""
+    return x.permute(3, 2, 1, 0)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """(H, W, C, B) -> (ceil(H/2), ceil(W/2), 4C, B), zero-padded bottom and right.
+    """(W, H, C, B) -> (ceil(W/2), ceil(H/2), 4C, B), zero-padded bottom and right.
 
     The channels come in the order of `nn.PixelUnshuffle(2)`.
     """
-    height, width, channels, batch = x.shape
-    x = torch.nn.functional.pad(x, [0, 0, 0, 0, 0, width % 2, 0, height % 2])
-    x = x.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels, batch)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape((height + 1) // 2, (width + 1) // 2, 4 * channels, batch)
+    width, height, channels, batch = x.shape
+    if height % 2 + width % 2 > 0:
+        x = torch.nn.functional.pad(x, [0, 0, 0, 0, 0, height % 2, 0, width % 2])
+    x = x.reshape((width + 1) // 2, 2, (height + 1) // 2, 2, channels, batch)
+    return x.permute(0, 2, 4, 3, 1, 5).reshape((width + 1) // 2, (height + 1) // 2, 4 * channels, batch)
 
 
 def block_form(spectrum: Tensor) -> Tensor:
     """Complex (F, q, p) -> real (F, 2q, 2p); blocks of products and adjoints are products and adjoints of blocks."""
     real, imag = spectrum.real, spectrum.imag
     return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
+
+
+def phase_blocks(spectrum: Tensor) -> Tensor:
+    """A response to space-to-depth channels, complex (F, q, 4p), split by the column's parity: block form (2 F, 2q, 4p).
+
+    The columns of both are in the order (row's parity, channel).
+    """
+    channels = spectrum.unflatten(2, [-1, 2, 2])  # (F, q, p, i, j)
+    return block_form(channels.permute(4, 0, 1, 3, 2).flatten(0, 1).flatten(2))
 
 
 def _angles(rows: int, columns: int, period: int, device: torch.device) -> Tensor:
@@ -73,24 +90,24 @@ def _kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
     device = kernel.device
     shift_h = (torch.arange(k, device=device) - (k - 1) // 2) % height
     shift_w = (torch.arange(l, device=device) - (l - 1) // 2) % width
-    half = width // 2 + 1
-    turn_h = torch.outer(torch.arange(height, device=device), shift_h) % height
-    turn_w = torch.outer(torch.arange(half, device=device), shift_w) % width
-    angle_h = turn_h.to(torch.float64) * (2 * math.pi / height)  # (H, k)
-    angle_w = turn_w.to(torch.float64) * (2 * math.pi / width)  # (G, l)
-    angle = (angle_h[:, None, :, None] + angle_w[None, :, None, :]).reshape(height * half, k * l)
+    half = height // 2 + 1
+    turn_h = torch.outer(torch.arange(half, device=device), shift_h) % height
+    turn_w = torch.outer(torch.arange(width, device=device), shift_w) % width
+    angle_h = turn_h.to(torch.float64) * (2 * math.pi / height)  # (G, k)
+    angle_w = turn_w.to(torch.float64) * (2 * math.pi / width)  # (W, l)
+    angle = (angle_h[:, None, :, None] + angle_w[None, :, None, :]).reshape(half * width, k * l)
     taps = kernel.reshape(rows * columns, k * l).t()
     real = torch.cos(angle).to(kernel.dtype) @ taps
     imag = torch.sin(angle).to(kernel.dtype) @ taps
-    return torch.complex(real, imag).reshape(height * half, rows, columns)
+    return torch.complex(real, imag).reshape(half * width, rows, columns)
 
 
 @register_notrace_function
 def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
-    """Frequency response of a small centred kernel, (q, p, k, l) -> complex (F, q, p), by one small matrix.
+    """Frequency response of a small centred kernel, (q, p, k, k) -> complex (F, q, p), by one small matrix.
 
     The convolution is the cross-correlation of `conv2d` with circular padding, the kernel's centre at ((k-1)//2,
-    (l-1)//2).
+    (k-1)//2).
     """
     if torch.jit.is_scripting():
         return _kernel_spectrum(kernel, height, width)
@@ -101,68 +118,91 @@ def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
 
 
 def transform_matrices(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The real matrices of `fourier_product`, float64.
+    """The real matrices of `fourier_product`, float64: both steps of the transform, and both of the way back.
 
-    ``rfft2`` as (2G, W) along the rows and then (2H, 2H) along the columns; ``irfft2`` as (2H, 2H) along the columns
-    and then (W, 2G) along the rows. Real parts come before imaginary ones.
+    (2G, H) with rows (r, u); (2W, 2W) with rows (v, r) and columns (w, r); (2W, 2W) with rows (r, w) and columns (v,
+    r); (H, 2G) with columns (u, r); where r = 0, 1 stands for real and imaginary part.
     """
-    half = width // 2 + 1
-    angle = _angles(half, width, width, device)  # (G, W)
+    half = height // 2 + 1
+    angle = _angles(half, height, height, device)  # (G, H)
     cosine, sine = torch.cos(angle), torch.sin(angle)
-    analyse_rows = torch.cat([cosine, -sine])
-    # In the half plane a column stands for its mirror too, but the first and, for even widths, the last are their own.
-    weight = torch.full([half, 1], 2.0 / width, dtype=torch.float64, device=device)
-    weight[0] = 1.0 / width
-    if width % 2 == 0:
-        weight[half - 1] = 1.0 / width
-    synthesise_rows = torch.cat([cosine * weight, -sine * weight]).t()
-    angle = _angles(height, height, height, device)  # (H, H)
+    analyse_height = torch.cat([cosine, -sine])
+    # In the half plane a row stands for its mirror too, but the first and, for even heights, the last are their own.
+    weight = torch.full([half, 1], 2.0 / height, dtype=torch.float64, device=device)
+    weight[0] = 1.0 / height
+    if height % 2 == 0:
+        weight[half - 1] = 1.0 / height
+    synthesise_height = torch.stack([cosine * weight, -sine * weight], dim=1).reshape(2 * half, height).t()
+    angle = _angles(width, width, width, device)  # (W, W)
     cosine, sine = torch.cos(angle), torch.sin(angle)
-    analyse_columns = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
-    return analyse_rows, analyse_columns, analyse_columns.t() / height, synthesise_rows
+    turn = torch.stack([torch.stack([cosine, sine], dim=2), torch.stack([-sine, cosine], dim=2)], dim=1)  # (v, r, w, r)
+    analyse_width = turn.reshape(2 * width, 2 * width)
+    synthesise_width = turn.permute(3, 2, 0, 1).reshape(2 * width, 2 * width) / width
+    return analyse_height, analyse_width, synthesise_width, synthesise_height
 
 
-def _analyse(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rfft2 of (H, W, C, B) as (F, 2C, B): the real parts of all channels above the imaginary ones."""
-    height, width, channels, batch = x.shape
-    half = width // 2 + 1
-    x = torch.matmul(rows, x.reshape(height, width, channels * batch))  # (H, 2G, C B)
-    x = x.view(height, 2, half * channels * batch).transpose(0, 1).reshape(2 * height, half * channels * batch)
-    x = (columns @ x).view(2, height * half, channels, batch)
-    return x.transpose(0, 1).reshape(height * half, 2 * channels, batch)
+def _analyse(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
+    """(W, H, C, B), of which C and B alone need be contiguous -> (F, 2C, B)."""
+    width, height, channels, batch = x.shape
+    half = along_height.shape[0] // 2
+    x = torch.bmm(along_height.expand(width, -1, -1), x.flatten(2))  # (W, 2G, C B)
+    x = x.view(2 * width, half, channels * batch).transpose(0, 1)  # (G, W 2, C B)
+    x = torch.bmm(along_width.expand(half, -1, -1), x)
+    return x.view(half * width, 2 * channels, batch)
 
 
-def _synthesise(spectrum: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """irfft2: (F, 2C, B) -> (H, W, C, B)."""
-    height, width, half = columns.shape[0] // 2, rows.shape[0], rows.shape[1] // 2
+def _synthesise(spectrum: Tensor, along_width: Tensor, along_height: Tensor, bias: Tensor | None) -> Tensor:
+    """(F, 2C, B) -> (W, H, C, B)."""
+    width, height, half = along_width.shape[0] // 2, along_height.shape[0], along_height.shape[1] // 2
     channels, batch = spectrum.shape[1] // 2, spectrum.shape[2]
-    x = spectrum.reshape(height, half, 2, channels * batch).permute(2, 0, 1, 3)
-    x = x.reshape(2 * height, half * channels * batch)
-    x = (columns @ x).view(2, height, half * channels * batch).transpose(0, 1)
-    x = x.reshape(height, 2 * half, channels * batch)
-    return torch.matmul(rows, x).view(height, width, channels, batch)
+    x = spectrum.reshape(half, 2 * width, channels * batch)
+    x = torch.bmm(along_width.expand(half, -1, -1), x)  # (G, 2 W, C B)
+    x = x.view(2 * half, width, channels * batch).transpose(0, 1)  # (W, G 2, C B)
+    x = torch.bmm(along_height.expand(width, -1, -1), x)
+    if bias is not None:
+        x += bias.to(x.dtype)[:, None].expand(-1, batch).reshape(-1)
+    return x.view(width, height, channels, batch)
 
 
-def _fourier_product(x: Tensor, block: Tensor, transforms: list[Tensor]) -> Tensor:
+def _product(block: Tensor, spectrum: Tensor) -> Tensor:
+    """(F, 2q, 2p), (F, 2p, B) -> (F, 2q, B)."""
+    if spectrum.shape[2] <= 32:  # then the images are the short side of the product, and CPU libraries want it first
+        return torch.bmm(spectrum.mT, block.mT).mT
+    return torch.bmm(block, spectrum)
+
+
+def _fourier_product(x: Tensor, block: Tensor, bias: Tensor | None, stride: int, transforms: list[Tensor]) -> Tensor:
+    width, height, channels, batch = x.shape
+    if stride == 2:
+        width, height, channels = width // 2, height // 2, 2 * channels
     if len(transforms) == 0:
-        a, b, c, d = transform_matrices(x.shape[0], x.shape[1], x.device)
+        a, b, c, d = transform_matrices(height, width, x.device)
         transforms = [a.to(block.dtype), b.to(block.dtype), c.to(block.dtype), d.to(block.dtype)]
-    spectrum = _analyse(x.to(block.dtype), transforms[0], transforms[1])
-    few = x.shape[3] <= 32  # then the images are the short side of the product, and CPU libraries want it first
-    spectrum = torch.bmm(spectrum.mT, block.mT).mT if few else torch.bmm(block, spectrum)
-    return _synthesise(spectrum, transforms[2], transforms[3])
+    x = x.to(block.dtype)
+    if stride == 1:
+        product = _product(block, _analyse(x, transforms[0], transforms[1]))
+    else:
+        even, odd = x.view(width, 2, height, channels, batch).unbind(1)  # columns; rows 2h and 2h + 1 as channels
+        product = _product(block[: block.shape[0] // 2], _analyse(even, transforms[0], transforms[1]))
+        product += _product(block[block.shape[0] // 2 :], _analyse(odd, transforms[0], transforms[1]))
+    return _synthesise(product, transforms[2], transforms[3], bias)
 
 
 @register_notrace_function
-def fourier_product(x: Tensor, block: Tensor, transforms: list[Tensor]) -> Tensor:
-    """Circular convolution of (H, W, p, B) with a response in block form (F, 2q, 2p) -> (H, W, q, B).
+def fourier_product(
+    x: Tensor, block: Tensor, bias: Tensor | None = None, stride: int = 1, transforms: list[Tensor] | None = None
+) -> Tensor:
+    """Circular convolution of (W, H, p, B) with a response in block form (F, 2q, 2p), plus ``bias`` (q,).
 
-    Computed in float32 or better. ``transforms`` are the `transform_matrices` in the response's dtype, or empty: then
-    they are computed.
+    -> (W, H, q, B). With ``stride`` 2 the convolution of the space-to-depth of ``x``, of even sizes, with a response as
+    `phase_blocks`: -> (W/2, H/2, q, B). Computed in float32 or better. ``transforms`` are the `transform_matrices` of
+    the output's size in the response's dtype, or empty: then they are computed.
     """
+    if transforms is None:
+        transforms = []
     if torch.jit.is_scripting():
-        return _fourier_product(x, block, transforms)
+        return _fourier_product(x, block, bias, stride, transforms)
     if x.is_meta:
-        return _fourier_product(x, block, transforms)
+        return _fourier_product(x, block, bias, stride, transforms)
     with torch.autocast(x.device.type, enabled=False):
-        return _fourier_product(x, block, transforms)
+        return _fourier_product(x, block, bias, stride, transforms)

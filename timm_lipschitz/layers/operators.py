@@ -28,6 +28,7 @@ __all__ = [
     "Pointwise",
     "Scaling",
     "SpaceToDepth",
+    "StridedCirculant",
     "spectral_bound",
 ]
 
@@ -234,9 +235,7 @@ class Circulant(MatrixOperator):
         return (self.spectrum.shape[1], *self.size)
 
     def apply(self, x: Tensor) -> Tensor:
-        return fourier.batch_first(
-            fourier.fourier_product(fourier.batch_last(x), fourier.block_form(self.spectrum), [])
-        )
+        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), fourier.block_form(self.spectrum)))
 
     def transposed(self) -> Circulant:
         return Circulant(self.spectrum.mH, self.size)
@@ -255,17 +254,17 @@ class Circulant(MatrixOperator):
         if isinstance(outer, Scaling):
             return [self.scaled(outer.factor)]
         if isinstance(outer, SpaceToDepth) and self.size[0] % 2 == 0 and self.size[1] % 2 == 0:
-            return [SpaceToDepth(self.in_shape), self.polyphase()]
+            return [StridedCirculant(self.polyphase())]
         return super().then(outer)
 
     def full_spectrum(self) -> Tensor:
         """The response on the full plane, (H, W, q, p), by the Hermitian symmetry of real operators."""
         height, width = self.size
-        half = width // 2 + 1
-        spectrum = self.spectrum.reshape(height, half, *self.spectrum.shape[1:])
-        mirrored_rows = (-torch.arange(height, device=spectrum.device)) % height
-        mirrored_columns = torch.arange(width - half, 0, -1, device=spectrum.device)
-        return torch.cat([spectrum, spectrum[mirrored_rows][:, mirrored_columns].conj()], dim=1)
+        half = height // 2 + 1
+        spectrum = self.spectrum.reshape(half, width, *self.spectrum.shape[1:])
+        mirrored_rows = torch.arange(height - half, 0, -1, device=spectrum.device)
+        mirrored_columns = (-torch.arange(width, device=spectrum.device)) % width
+        return torch.cat([spectrum, spectrum[mirrored_rows][:, mirrored_columns].conj()])
 
     def polyphase(self) -> Circulant:
         """The same map between the space-to-depth forms of input and output: 4p -> 4q channels at half the size.
@@ -276,9 +275,9 @@ class Circulant(MatrixOperator):
         height, width = self.size
         rows, columns = self.spectrum.shape[1:]
         small_h, small_w = height // 2, width // 2
-        half = small_w // 2 + 1
-        # (H, W, q, p) -> (a, u, b, v, q, p), and only the half plane of v
-        aliased = self.full_spectrum().reshape(2, small_h, 2, small_w, rows, columns)[:, :, :, :half]
+        half = small_h // 2 + 1
+        # (H, W, q, p) -> (a, u, b, v, q, p), and only the half plane of u
+        aliased = self.full_spectrum().reshape(2, small_h, 2, small_w, rows, columns)[:, :half]
         offset = torch.tensor([0.0, 1.0], dtype=torch.float64, device=aliased.device)
         turn = offset[:, None] - offset  # (output phase, input phase)
 
@@ -287,11 +286,43 @@ class Circulant(MatrixOperator):
             angle = 2 * math.pi / size * turn[:, :, None, None] * frequency
             return torch.polar(torch.ones_like(angle), angle)
 
-        mixed = torch.einsum("ikau,jlbv,aubvqp->uvqijpkl", phases(height, small_h), phases(width, half), aliased) / 4
-        return Circulant(mixed.reshape(small_h * half, 4 * rows, 4 * columns), (small_h, small_w))
+        mixed = torch.einsum("ikau,jlbv,aubvqp->uvqijpkl", phases(height, half), phases(width, small_w), aliased) / 4
+        return Circulant(mixed.reshape(half * small_w, 4 * rows, 4 * columns), (small_h, small_w))
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
         return FoldedCirculant(fourier.block_form(self.spectrum), self.size, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class StridedCirculant(Operator):
+    """A circular convolution of the space-to-depth of its input, of even sizes: of the norm of the convolution."""
+
+    convolution: Circulant
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        channels, height, width = self.convolution.in_shape
+        return (channels // 4, 2 * height, 2 * width)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.convolution.out_shape
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.convolution.apply(SpaceToDepth(self.in_shape).apply(x))
+
+    def norm_bound(self) -> float:
+        return self.convolution.norm_bound()
+
+    def then(self, outer: Operator) -> list[Operator]:
+        if isinstance(outer, MatrixOperator | Scaling):
+            product = self.convolution.then(outer)
+            if len(product) == 1 and isinstance(product[0], Circulant):
+                return [StridedCirculant(product[0])]
+        return super().then(outer)
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return FoldedCirculant(fourier.phase_blocks(self.convolution.spectrum), self.convolution.size, bias, stride=2)
 
 
 @dataclass(frozen=True)
@@ -310,6 +341,11 @@ class SpaceToDepth(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         return SpaceToDepth2d()(x)
+
+    def then(self, outer: Operator) -> list[Operator]:
+        if isinstance(outer, Circulant) and self.in_shape[1] % 2 == 0 and self.in_shape[2] % 2 == 0:
+            return [StridedCirculant(outer)]
+        return super().then(outer)
 
     def norm_bound(self) -> float:
         return 1.0

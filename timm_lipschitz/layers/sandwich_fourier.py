@@ -112,7 +112,7 @@ class SandwichFourierConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = require_image_size(x, self.img_size[0], self.img_size[1])
         dtype = x.dtype
-        x = batch_last(x)  # (B, p, H, W) -> (H, W, p, B)
+        x = batch_last(x)  # (B, p, H, W) -> (W, H, p, B)
         if self.stride == 2:
             x = space_to_depth(x)
         q = self.out_channels
@@ -122,7 +122,7 @@ class SandwichFourierConv2d(nn.Module):
             x = torch.matmul(root * rows[:, q:], x)
         else:
             rows = cayley(kernel_spectrum(self.weight, self.out_size[0], self.out_size[1]))
-            x = fourier_product(x, block_form(root * rows[:, :, q:]), [])
+            x = fourier_product(x, block_form(root * rows[:, :, q:]))
         log_scale, bias = self.log_scale, self.bias
         if log_scale is not None:
             x = x * torch.exp(-log_scale)[:, None]
@@ -134,7 +134,7 @@ class SandwichFourierConv2d(nn.Module):
         if self.pointwise:
             x = torch.matmul(root * rows[:, :q].mT, x.to(dtype))  # a float32 bias has promoted half-precision features
         else:
-            x = fourier_product(x, block_form(root * rows[:, :, :q].mH), [])
+            x = fourier_product(x, block_form(root * rows[:, :, :q].mH))
         return batch_first(x.to(dtype))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
