@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from .layers import Affine, Operator, Sandwich, Scaling, Step
+from .layers import Affine, Operator, Sandwich, Step, multiply
 from .layers.activations import make_activation
 from .layers.explicit import ExplicitModule
 
@@ -121,18 +121,3 @@ def fold_steps(steps: Sequence[Step], in_shape: tuple[int, ...], lipschitz: floa
     last = steps[-1]
     out = last.a.in_shape if isinstance(last, Sandwich) else last.operator.out_shape
     return FoldedNetwork(modules, in_shape, math.prod(out), lipschitz).eval()
-
-
-def multiply(operators: Sequence[Operator]) -> list[Operator]:
-    """The same map with neighbours multiplied wherever the product is no dearer than the two."""
-    product = list(operators)
-    index = 0
-    while index + 1 < len(product):
-        merged = product[index].then(product[index + 1])
-        if len(merged) == 1 or merged[0] is not product[index]:
-            product[index : index + 2] = merged
-            index = max(index - 1, 0)
-        else:
-            index += 1
-    trivial = [op for op in product if not (isinstance(op, Scaling) and op.factor == 1.0)]
-    return trivial or product[:1]

@@ -52,7 +52,7 @@ def test_product_is_the_circular_convolution(size: tuple[int, int], count: int) 
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)
     x = torch.randn(count, 3, *size, dtype=torch.float64)
     bias = torch.randn(2, dtype=torch.float64)
-    block = fourier.block_form(fourier.kernel_spectrum(taps, *size))
+    block = fourier.block_form(fourier.kernel_spectrum(taps, *size), *size)
     expected = circular_convolution(x, taps) if size != (1, 1) else torch.einsum("qpkl,bphw->bqhw", taps, x)
     for given, added in ((None, torch.zeros(2, dtype=torch.float64)), (bias, bias)):
         found = fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), block, given))
@@ -67,8 +67,8 @@ def test_strided_product_is_the_convolution_of_the_space_to_depth(size: tuple[in
     bias = torch.randn(2, dtype=torch.float64)
     x = fourier.batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
     spectrum_at_half = fourier.kernel_spectrum(taps, *half)
-    found = fourier.fourier_product(x, fourier.phase_blocks(spectrum_at_half), bias, stride=2)
-    expected = fourier.fourier_product(fourier.space_to_depth(x), fourier.block_form(spectrum_at_half), bias)
+    found = fourier.fourier_product(x, fourier.phase_blocks(spectrum_at_half, *half), bias, stride=2)
+    expected = fourier.fourier_product(fourier.space_to_depth(x), fourier.block_form(spectrum_at_half, *half), bias)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -194,6 +194,6 @@ def test_free_parameters_too_large_for_float64_are_refused() -> None:
 @pytest.mark.parametrize("count", [4, 40])
 def test_given_transform_matrices_are_those_that_would_be_computed(size: tuple[int, int], count: int) -> None:
     x = fourier.batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
-    block = fourier.block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size))
+    block = fourier.block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size), *size)
     given = list(fourier.transform_matrices(*size, x.device))
     assert torch.equal(fourier.fourier_product(x, block, transforms=given), fourier.fourier_product(x, block))

@@ -209,15 +209,11 @@ def test_polyphase_is_the_circulant_between_space_to_depth_forms(size: tuple[int
     assert small.size == (size[0] // 2, size[1] // 2)
     unshuffled = torch.nn.functional.pixel_unshuffle
     close(small.apply(unshuffled(x, 2)), unshuffled(wide.apply(x), 2))
-
-
-@pytest.mark.parametrize("size", [(4, 6), (5, 4), (4, 5), (5, 5), (1, 4), (3, 1)])
-def test_full_spectrum_is_fft2s(size: tuple[int, int]) -> None:
-    operator = circulant(2, 3, size, kernel=1 if 1 in size else 3)
-    impulse = torch.zeros(2, 2, *size, dtype=torch.float64)
-    impulse[0, 0, 0, 0] = impulse[1, 1, 0, 0] = 1
-    expected = torch.fft.fft2(operator.apply(impulse)).permute(2, 3, 1, 0)  # (p, q, H, W) -> (H, W, q, p)
-    close(operator.full_spectrum(), expected)
+    every_second = wide.subsampled()
+    close(every_second.apply(unshuffled(x, 2)), wide.apply(x)[:, :, ::2, ::2])
+    matrix = randn(5, 12)
+    patches = torch.einsum("mq,bqhw->bmhw", matrix, unshuffled(wide.apply(x), 2))
+    close(wide.patchwise(matrix).apply(unshuffled(x, 2)), patches)
 
 
 @given(

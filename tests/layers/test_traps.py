@@ -22,6 +22,7 @@ from timm_lipschitz.layers import (
     Step,
     cayley,
 )
+from timm_lipschitz.layers.cayley import cayley_factors
 from timm_lipschitz.layers.initialization import initialize
 from timm_lipschitz.models import LayerFamily, LipschitzNet
 
@@ -84,22 +85,22 @@ def test_4_stride_two_is_one_real_cayley_transform_and_no_fourier_transform(monk
     assert layer.weight.shape == (5, 5 + 4 * 3, 1, 1)
     transformed = []
 
-    def spy(weight: Tensor) -> Tensor:
-        transformed.append(weight)
-        return cayley(weight)
+    def spy(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        transformed.append((tuple(x.shape), tuple(v.shape), x.is_complex()))
+        return cayley_factors(x, v)
 
     def forbidden(*args: object) -> Tensor:
         raise AssertionError("a Fourier transform")
 
     from timm_lipschitz.layers import sandwich_fourier
 
-    monkeypatch.setattr(sandwich_fourier, "cayley", spy)
+    monkeypatch.setattr(sandwich_fourier, "cayley_factors", spy)
     for name in ("kernel_spectrum", "fourier_product"):
         monkeypatch.setattr(sandwich_fourier, name, forbidden)
     for name in ("fft2", "rfft2", "ifft2", "irfft2"):
         monkeypatch.setattr(torch.fft, name, forbidden)
     assert layer(torch.rand(2, 3, 8, 8)).shape == (2, 5, 4, 4)
-    assert [(tuple(weight.shape), weight.is_complex()) for weight in transformed] == [((5, 17), False)]
+    assert transformed == [((5, 5), (5, 12), False)]
 
 
 @pytest.mark.parametrize("value", [20.0, -20.0])

@@ -124,5 +124,7 @@ def test_unknown_settings_are_refused() -> None:
 
 def test_an_image_of_another_size_is_refused_naming_both() -> None:
     model = timm.create_model("sandwich_cnn", img_size=8, in_chans=1)
-    with pytest.raises(InvalidInputError, match=r"8x8 images .* the input is \(1, 1, 8, 9\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"images of \(1, 8, 8\), not \(1, 8, 9\); create the model with img_size=\(8, 9\)"
+    ):
         model(torch.zeros(1, 1, 8, 9))

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotCertifiableError
-from ..folding import multiply
-from ..layers import Affine, Dense, Operator, Sandwich, Step
-from ..layers.operators import spectral_bound
+from ..layers import Affine, Dense, Operator, Sandwich, Step, multiply
 
 __all__ = ["NetworkBound", "network_bound", "step_bound"]
 
@@ -43,7 +41,7 @@ def step_bound(step: Step) -> float:
     """
     if isinstance(step, Affine):
         return step.operator.norm_bound()
-    norm = spectral_bound(torch.cat([step.a.blocks(), step.b.blocks()], dim=-1))
+    norm = step.a.beside(step.b).norm_bound()
     if not norm * norm <= 1 + LARGEST_DEFECT:
         raise NotCertifiableError(
             f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g}, "

@@ -7,6 +7,7 @@ from .heads import ContractionHead, NormalizedLinear
 from .operators import (
     Circulant,
     Dense,
+    Downsampled,
     Flattening,
     MatrixOperator,
     Operator,
@@ -14,10 +15,12 @@ from .operators import (
     Scaling,
     SpaceToDepth,
     StridedCirculant,
+    multiply,
 )
 from .rescaling import Flatten, Rescale
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
+from .sequential import LipschitzSequential
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,9 +28,11 @@ __all__ = [
     "Circulant",
     "ContractionHead",
     "Dense",
+    "Downsampled",
     "Flatten",
     "Flattening",
     "LipschitzLinear",
+    "LipschitzSequential",
     "MatrixOperator",
     "NormalizedLinear",
     "Operator",
@@ -43,4 +48,5 @@ __all__ = [
     "cayley",
     "cayley_inverse",
     "collect",
+    "multiply",
 ]

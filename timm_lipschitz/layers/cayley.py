@@ -16,7 +16,34 @@ from torch import Tensor
 
 from .precision import promote
 
-__all__ = ["cayley", "cayley_inverse", "resolvent"]
+__all__ = ["cayley", "cayley_factors", "cayley_inverse", "resolvent"]
+
+
+class _Gram(torch.autograd.Function):
+    """``V V^H``, whose derivative takes one product, because the gradient's symmetric part is all that counts."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor) -> Tensor:
+        return v @ v.mH
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (v,) = ctx.saved_tensors
+        return (gradient + gradient.mH) @ v
+
+
+@register_notrace_function
+def gram(v: Tensor) -> Tensor:
+    """``V V^H``, (..., q, p) -> (..., q, q)."""
+    if torch.jit.is_scripting():
+        return v @ v.mH
+    return _Gram.apply(v)  # type: ignore[return-value]
 
 
 def _inverse(a: Tensor) -> Tensor:
@@ -27,45 +54,47 @@ def _inverse(a: Tensor) -> Tensor:
     return torch.stack([torch.linalg.inv(m) for m in a.reshape(-1, a.shape[-2], a.shape[-1]).unbind(0)]).view_as(a)
 
 
-def _resolvent(weight: Tensor) -> Tensor:
-    weight = promote(weight)
-    rows = weight.shape[-2]
-    x, v = weight[..., :rows], weight[..., rows:]
-    eye = torch.eye(rows, dtype=weight.dtype, device=weight.device)
-    return _inverse(eye + (x - x.mH) + v @ v.mH)
+def _resolvent(x: Tensor, v: Tensor) -> Tensor:
+    x, v = promote(x), promote(v)
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return _inverse(eye + (x - x.mH) + gram(v))
 
 
 @register_notrace_function
-def resolvent(weight: Tensor) -> Tensor:
-    """``M = (I + X - X^H + V V^H)^-1`` for ``weight = [X V]``, (..., q, q + p) -> (..., q, q), in float32 or better.
+def resolvent(x: Tensor, v: Tensor) -> Tensor:
+    """``M = (I + X - X^H + V V^H)^-1``, (..., q, q) and (..., q, p) -> (..., q, q), in float32 or better.
 
     Layers that apply ``B = 2 M V`` to fewer vectors than it has columns need only ``M``: ``B h = 2 M (V h)``.
     """
     if torch.jit.is_scripting():
-        return _resolvent(weight)
-    if weight.is_meta:
-        return _resolvent(weight)
-    with torch.autocast(weight.device.type, enabled=False):
-        return _resolvent(weight)
+        return _resolvent(x, v)
+    if x.is_meta:
+        return _resolvent(x, v)
+    with torch.autocast(x.device.type, enabled=False):
+        return _resolvent(x, v)
 
 
-def _cayley(weight: Tensor) -> Tensor:
-    weight = promote(weight)
-    rows = weight.shape[-2]
-    inverse = _resolvent(weight)
-    eye = torch.eye(rows, dtype=weight.dtype, device=weight.device)
-    return torch.cat([2 * inverse - eye, 2 * (inverse @ weight[..., rows:])], dim=-1)
+def _cayley_factors(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    inverse = _resolvent(x, v)
+    eye = torch.eye(x.shape[-1], dtype=inverse.dtype, device=x.device)
+    return 2 * inverse - eye, 2 * (inverse @ promote(v))
 
 
 @register_notrace_function
+def cayley_factors(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """``A`` (..., q, q) and ``B`` (..., q, p) for free ``X`` and ``V`` of the same shapes, in float32 or better."""
+    if torch.jit.is_scripting():
+        return _cayley_factors(x, v)
+    if x.is_meta:
+        return _cayley_factors(x, v)
+    with torch.autocast(x.device.type, enabled=False):
+        return _cayley_factors(x, v)
+
+
 def cayley(weight: Tensor) -> Tensor:
     """``[A B]`` with orthonormal rows for free ``weight = [X V]``, (..., q, q + p) -> the same, float32 or better."""
-    if torch.jit.is_scripting():
-        return _cayley(weight)
-    if weight.is_meta:
-        return _cayley(weight)
-    with torch.autocast(weight.device.type, enabled=False):
-        return _cayley(weight)
+    x, v = weight.split([weight.shape[-2], weight.shape[-1] - weight.shape[-2]], dim=-1)
+    return torch.cat(cayley_factors(x, v), dim=-1)
 
 
 def cayley_inverse(rows: Tensor) -> Tensor:

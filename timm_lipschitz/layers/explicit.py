@@ -4,7 +4,7 @@ A layer's ``explicit(in_shape)`` returns a list of steps, applied in order to sa
 neighbouring operators; certification bounds them. Neither needs to know which layer a step came from.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
@@ -12,10 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, NotCertifiableError
-from .cayley import cayley
+from .cayley import cayley_factors
 from .operators import MatrixOperator, Operator
 
-__all__ = ["Affine", "Sandwich", "Step", "as_float64", "collect", "optional_float64", "orthonormal_rows", "out_shape"]
+__all__ = [
+    "Affine",
+    "Sandwich",
+    "Step",
+    "as_float64",
+    "collect",
+    "explicit_factors",
+    "optional_float64",
+    "out_shape",
+    "require_finite",
+]
 
 
 @dataclass(frozen=True)
@@ -78,21 +88,36 @@ def optional_float64(module: nn.Module, name: str) -> Tensor | None:
     return None if getattr(module, name) is None else as_float64(module, name)
 
 
-def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
-    """`cayley` of a module's free parameters ``weight``, (..., q, q + p).
+def require_finite(
+    module: nn.Module, factors: Callable[[Tensor], tuple[Tensor, Tensor]], weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``A`` and ``B`` that ``factors`` makes of a module's free parameters ``weight``.
 
     Raises `NonFiniteError` naming the module where the parameters are so large that float64 cannot hold the transform.
     """
     try:
-        rows = cayley(weight)
+        a, b = factors(weight)
+        finite = bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())
     except torch.linalg.LinAlgError:
-        rows = torch.full_like(weight, torch.nan)
-    if not bool(torch.isfinite(rows).all()):
+        finite = False
+    if not finite:
         raise NonFiniteError(
             f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the "
             "Cayley transform in float64; the checkpoint is damaged or its training diverged"
         )
-    return rows
+    return a, b
+
+
+def explicit_factors(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """``A`` (q, q) and ``B`` (q, p) in float64 of a module with a dense ``weight`` [X V] (q, q + p).
+
+    Raises `NonFiniteError` as `as_float64` and `require_finite` do.
+    """
+
+    def factors(weight: Tensor) -> tuple[Tensor, Tensor]:
+        return cayley_factors(weight[:, : len(weight)], weight[:, len(weight) :])
+
+    return require_finite(module, factors, as_float64(module, "weight"))
 
 
 def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:

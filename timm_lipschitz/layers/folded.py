@@ -46,8 +46,8 @@ class FoldedCirculant(nn.Module):
 
     ``weight`` (F, 2p, 2q) is the transpose of the real block form (F, 2q, 2p) of `fourier`: the layout that products
     with few images read fastest. With ``stride`` 2 it is the convolution of the space-to-depth of the input, of even
-    sizes, and ``weight`` (2 F, 4p, 2q) has a block for each parity of the column. The transforms' matrices are buffers that follow
-    from ``size`` and are not saved.
+    sizes, and ``weight`` (2 F, 4p, 2q) has blocks for the even and for the odd columns. The transforms' matrices are
+    buffers that follow from ``size`` and are not saved.
     """
 
     transform_0: Tensor

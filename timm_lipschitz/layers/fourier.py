@@ -1,10 +1,10 @@
 """Circular convolutions as products at each frequency, in real arithmetic and without a single copy.
 
-Activations are kept in the order (W, H, C, B), batch last. Each transform is then a batched product of a small matrix
+Activations are kept in the order (W, H, C, B), batch last. Each transform is then a batched product of small matrices
 with wide ones, and its output lies in memory as the next step reads it::
 
     (W, H, C B)                 image
-    (W, 2 G, C B)               transformed along the height; rows: real parts of all u, then imaginary parts
+    (W, 2 G, C B)               transformed along the height; rows (r, u): real parts of all u, then imaginary parts
     (G, W 2, C B) = (F, 2C, B)  transformed along the width; at each frequency the real parts of all channels, then the
                                 imaginary ones
     (F, 2q, B)                  product with the response in block form
@@ -14,9 +14,15 @@ with wide ones, and its output lies in memory as the next step reads it::
 Shapes, throughout::
 
     B  images          C, p, q  channels (any, in, out)      H, W  height and width
-    G = H // 2 + 1     rows of the half plane that a real image needs
-    F = G * W          frequencies (u, v) of the half plane, row-major
-    block form         a complex (q x p) matrix c + i d as the real (2q x 2p) matrix [[c, -d], [d, c]]
+    (u, v)             frequencies along height and width; the half plane 0 <= u <= H // 2 says all of a real image
+    G = ceil(H / 2)    pairs of real rows that the transform along the height gives
+    F = G W            pairs of real numbers that the whole transform gives
+
+Real images have as many independent real coefficients as pixels, and no more are kept. A pair is the real and the
+imaginary part of a complex coefficient, but where coefficients are real (at u, v in {0, H/2} x {0, W/2}) a pair is
+two of them. For even H the first pair of rows is u = 0 and u = H/2, both real; for odd H the row u = 0 stands alone,
+and its partner is zero. The response has the *block form* of its pairs: a complex (q x p) matrix c + i d is the real
+(2q x 2p) matrix [[c, -d], [d, c]], two real matrices are [[c, 0], [0, d]].
 
 `torch.fft.fft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare with.
 """
@@ -63,19 +69,39 @@ def space_to_depth(x: Tensor) -> Tensor:
     return x.permute(0, 2, 4, 3, 1, 5).reshape((width + 1) // 2, (height + 1) // 2, 4 * channels, batch)
 
 
-def block_form(spectrum: Tensor) -> Tensor:
-    """Complex (F, q, p) -> real (F, 2q, 2p); blocks of products and adjoints are products and adjoints of blocks."""
-    real, imag = spectrum.real, spectrum.imag
-    return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
+def block_form(spectrum: Tensor, height: int, width: int) -> Tensor:
+    """A response on the half plane, complex (H // 2 + 1, W, q, p) flattened to (.., q, p), as real (F, 2q, 2p).
 
-
-def phase_blocks(spectrum: Tensor) -> Tensor:
-    """A response to space-to-depth channels, complex (F, q, 4p), split by the column's parity: block form (2 F, 2q, 4p).
-
-    The columns of both are in the order (row's parity, channel).
+    Blocks of products and of adjoints are products and adjoints of blocks.
     """
-    channels = spectrum.unflatten(2, [-1, 2, 2])  # (F, q, p, i, j)
-    return block_form(channels.permute(4, 0, 1, 3, 2).flatten(0, 1).flatten(2))
+    real, imag = spectrum.real, spectrum.imag
+    if height % 2 == 1:
+        return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
+    rows = [width, (height // 2 - 1) * width, width]  # u = 0, the others, u = H/2
+    top, rest, bottom = real.split(rows)
+    skew_top, skew_rest, skew_bottom = imag.split(rows)
+    inner = (width + 1) // 2  # 0 < v < inner are the complex frequencies of a real row
+    zero = torch.zeros_like(top[:1])
+    if width % 2 == 0:  # (0, W/2) of the row u = 0 are a pair, and those of u = H/2
+        first = [top[:inner], bottom[:inner]]
+        second = [top[inner : inner + 1], top[1:inner], bottom[inner : inner + 1], bottom[1:inner]]
+        off = [zero, skew_top[1:inner], zero, skew_bottom[1:inner]]
+    else:  # v = 0 of both rows are a pair
+        first = [top[:inner], bottom[1:inner]]
+        second = [bottom[:1], top[1:inner], bottom[1:inner]]
+        off = [zero, skew_top[1:inner], skew_bottom[1:inner]]
+    above, below = torch.cat(first + [rest]), torch.cat(second + [rest])  # noqa: RUF005 (TorchScript)
+    skew = torch.cat(off + [skew_rest])  # noqa: RUF005
+    return torch.cat([torch.cat([above, -skew], dim=2), torch.cat([skew, below], dim=2)], dim=1)
+
+
+def phase_blocks(spectrum: Tensor, height: int, width: int) -> Tensor:
+    """A response to space-to-depth channels, (.., q, 4p) on the half plane, as two block forms, real (2 F, 2q, 4p).
+
+    One for the even and one for the odd columns of the image, with the channels in the order (row's parity, channel).
+    """
+    even, odd = spectrum.unflatten(2, [-1, 2, 2]).transpose(2, 3).unbind(4)  # (.., q, i, p)
+    return torch.cat([block_form(phase.flatten(2), height, width) for phase in (even, odd)])
 
 
 def _angles(rows: int, columns: int, period: int, device: torch.device) -> Tensor:
@@ -120,48 +146,131 @@ def kernel_spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
 def transform_matrices(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The real matrices of `fourier_product`, float64: both steps of the transform, and both of the way back.
 
-    (2G, H) with rows (r, u); (2W, 2W) with rows (v, r) and columns (w, r); (2W, 2W) with rows (r, w) and columns (v,
-    r); (H, 2G) with columns (u, r); where r = 0, 1 stands for real and imaginary part.
+    (2G, H) with rows (r, u); (G, 2W, 2W) with rows (v, r) and columns (w, r); (G, 2W, 2W) with rows (r, w) and columns
+    (v, r); (H, 2G) with columns (u, r); where r = 0, 1 stands for the two of a pair.
     """
-    half = height // 2 + 1
-    angle = _angles(half, height, height, device)  # (G, H)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
-    analyse_height = torch.cat([cosine, -sine])
-    # In the half plane a row stands for its mirror too, but the first and, for even heights, the last are their own.
-    weight = torch.full([half, 1], 2.0 / height, dtype=torch.float64, device=device)
+    pairs = (height + 1) // 2
+    angle = _angles(pairs, height, height, device)  # (G, H)
+    first, second = torch.cos(angle), -torch.sin(angle)
+    weight = torch.full([pairs, 1], 2.0 / height, dtype=torch.float64, device=device)
     weight[0] = 1.0 / height
     if height % 2 == 0:
-        weight[half - 1] = 1.0 / height
-    synthesise_height = torch.stack([cosine * weight, -sine * weight], dim=1).reshape(2 * half, height).t()
-    angle = _angles(width, width, width, device)  # (W, W)
+        second[0] = 1.0 - 2.0 * (torch.arange(height, device=device) % 2)  # u = H/2
+    analyse_height = torch.cat([first, second])
+    synthesise_height = torch.stack([first * weight, second * weight], dim=1).reshape(2 * pairs, height).t()
+
+    angle = _angles(width, width, width, device)  # (v, w)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     turn = torch.stack([torch.stack([cosine, sine], dim=2), torch.stack([-sine, cosine], dim=2)], dim=1)  # (v, r, w, r)
-    analyse_width = turn.reshape(2 * width, 2 * width)
-    synthesise_width = turn.permute(3, 2, 0, 1).reshape(2 * width, 2 * width) / width
-    return analyse_height, analyse_width, synthesise_width, synthesise_height
+    analyse_width = turn.expand(pairs, -1, -1, -1, -1).clone()
+    back_width = analyse_width / width
+    if height % 2 == 0:  # the first pair are two real rows
+        inner = (width + 1) // 2
+        alone = torch.zeros(width, 2, width, 2, dtype=torch.float64, device=device)
+        back = torch.zeros_like(alone)
+        for row in range(2):
+            start = row * (
+                width // 2
+            )  # behind the other row's frequencies: W/2 slots a row, or (W - 1)/2 and a common one
+            waves = slice(start + 1, start + inner)
+            alone[waves, 0, :, row], alone[waves, 1, :, row] = cosine[1:inner], -sine[1:inner]
+            back[waves] = alone[waves] * (2.0 / width)
+            slot, place = (start, 0) if width % 2 == 0 else (0, row)
+            alone[slot, place, :, row] = 1.0
+            back[slot, place, :, row] = 1.0 / width
+            if width % 2 == 0:
+                alone[slot, 1, :, row] = cosine[inner]
+                back[slot, 1, :, row] = cosine[inner] / width
+        analyse_width[0], back_width[0] = alone, back
+    size = (pairs, 2 * width, 2 * width)
+    return (
+        analyse_height,
+        analyse_width.reshape(size),
+        back_width.permute(0, 4, 3, 1, 2).reshape(size),
+        synthesise_height,
+    )
 
 
 def _analyse(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
     """(W, H, C, B), of which C and B alone need be contiguous -> (F, 2C, B)."""
-    width, height, channels, batch = x.shape
-    half = along_height.shape[0] // 2
+    width, _, channels, batch = x.shape
+    pairs = along_width.shape[0]
     x = torch.bmm(along_height.expand(width, -1, -1), x.flatten(2))  # (W, 2G, C B)
-    x = x.view(2 * width, half, channels * batch).transpose(0, 1)  # (G, W 2, C B)
-    x = torch.bmm(along_width.expand(half, -1, -1), x)
-    return x.view(half * width, 2 * channels, batch)
+    x = x.view(2 * width, pairs, channels * batch).transpose(0, 1)  # (G, W 2, C B)
+    return torch.bmm(along_width, x).view(pairs * width, 2 * channels, batch)
 
 
-def _synthesise(spectrum: Tensor, along_width: Tensor, along_height: Tensor, bias: Tensor | None) -> Tensor:
-    """(F, 2C, B) -> (W, H, C, B)."""
-    width, height, half = along_width.shape[0] // 2, along_height.shape[0], along_height.shape[1] // 2
+def _synthesise(spectrum: Tensor, bias: Tensor | None, along_width: Tensor, along_height: Tensor) -> Tensor:
+    """(F, 2C, B) -> (W, H, C, B), plus ``bias`` (C,)."""
+    pairs, width, height = along_width.shape[0], along_width.shape[1] // 2, along_height.shape[0]
     channels, batch = spectrum.shape[1] // 2, spectrum.shape[2]
-    x = spectrum.reshape(half, 2 * width, channels * batch)
-    x = torch.bmm(along_width.expand(half, -1, -1), x)  # (G, 2 W, C B)
-    x = x.view(2 * half, width, channels * batch).transpose(0, 1)  # (W, G 2, C B)
-    x = torch.bmm(along_height.expand(width, -1, -1), x)
+    x = torch.bmm(along_width, spectrum.reshape(pairs, 2 * width, channels * batch))  # (G, 2 W, C B)
+    x = x.view(2 * pairs, width, channels * batch).transpose(0, 1)  # (W, G 2, C B)
+    x = torch.bmm(along_height.expand(width, -1, -1), x).view(width, height, channels, batch)
     if bias is not None:
-        x += bias.to(x.dtype)[:, None].expand(-1, batch).reshape(-1)
-    return x.view(width, height, channels, batch)
+        x += bias[:, None]
+    return x
+
+
+class _Analyse(torch.autograd.Function):
+    """`_analyse`, whose derivative has the form of `_synthesise`, and so takes no copies either."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
+        return _analyse(x, along_height, along_width)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        along_height, along_width = ctx.saved_tensors
+        pairs, width = along_width.shape[0], along_width.shape[1] // 2
+        # rows (w, r) -> (r, w), and columns (r, u) -> (u, r)
+        along_width = along_width.mT.unflatten(1, [width, 2]).transpose(1, 2).flatten(1, 2)
+        along_height = along_height.t().unflatten(1, [2, pairs]).transpose(1, 2).flatten(1)
+        return _Synthesise.apply(gradient, None, along_width, along_height), None, None
+
+
+class _Synthesise(torch.autograd.Function):
+    """`_synthesise`, whose derivative has the form of `_analyse`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(spectrum: Tensor, bias: Tensor | None, along_width: Tensor, along_height: Tensor) -> Tensor:
+        return _synthesise(spectrum, bias, along_width, along_height)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        along_width, along_height = ctx.saved_tensors
+        pairs, width = along_width.shape[0], along_width.shape[1] // 2
+        # rows (u, r) -> (r, u), and columns (r, w) -> (w, r)
+        along_height = along_height.t().unflatten(0, [pairs, 2]).transpose(0, 1).flatten(0, 1)
+        along_width = along_width.mT.unflatten(2, [2, width]).transpose(2, 3).flatten(2)
+        of_bias = gradient.sum([0, 1, 3]) if ctx.needs_input_grad[1] else None
+        return _Analyse.apply(gradient, along_height, along_width), of_bias, None, None
+
+
+def analyse(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
+    """(W, H, C, B), of which C and B alone need be contiguous -> (F, 2C, B), by the first two `transform_matrices`."""
+    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        return _analyse(x, along_height, along_width)
+    return _Analyse.apply(x, along_height, along_width)  # type: ignore[return-value]
+
+
+def synthesise(spectrum: Tensor, bias: Tensor | None, along_width: Tensor, along_height: Tensor) -> Tensor:
+    """(F, 2C, B) -> (W, H, C, B), by the last two `transform_matrices`, plus ``bias`` (C,)."""
+    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        return _synthesise(spectrum, bias, along_width, along_height)
+    return _Synthesise.apply(spectrum, bias, along_width, along_height)  # type: ignore[return-value]
 
 
 def _product(block: Tensor, spectrum: Tensor) -> Tensor:
@@ -180,12 +289,15 @@ def _fourier_product(x: Tensor, block: Tensor, bias: Tensor | None, stride: int,
         transforms = [a.to(block.dtype), b.to(block.dtype), c.to(block.dtype), d.to(block.dtype)]
     x = x.to(block.dtype)
     if stride == 1:
-        product = _product(block, _analyse(x, transforms[0], transforms[1]))
+        product = _product(block, analyse(x, transforms[0], transforms[1]))
     else:
         even, odd = x.view(width, 2, height, channels, batch).unbind(1)  # columns; rows 2h and 2h + 1 as channels
-        product = _product(block[: block.shape[0] // 2], _analyse(even, transforms[0], transforms[1]))
-        product += _product(block[block.shape[0] // 2 :], _analyse(odd, transforms[0], transforms[1]))
-    return _synthesise(product, transforms[2], transforms[3], bias)
+        of_even, of_odd = block.chunk(2)
+        product = _product(of_even, analyse(even, transforms[0], transforms[1]))
+        product += _product(of_odd, analyse(odd, transforms[0], transforms[1]))
+    if bias is not None:
+        bias = bias.to(block.dtype)
+    return synthesise(product, bias, transforms[2], transforms[3])
 
 
 @register_notrace_function

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cayley import resolvent
-from .explicit import Affine, Step, as_float64, optional_float64, orthonormal_rows
+from .explicit import Affine, Step, as_float64, explicit_factors, optional_float64
 from .initialization import isometric_
 from .operators import Dense
 from .precision import promote
@@ -44,16 +44,15 @@ class ContractionHead(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        v = self.weight[:, self.out_features :].to(x.dtype)
+        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
         bias = self.bias
         if bias is not None:
             bias = bias.to(x.dtype)
-        return F.linear(F.linear(x, v), 2.0 * resolvent(self.weight).to(x.dtype), bias)
+        return F.linear(F.linear(x, v.to(x.dtype)), 2.0 * resolvent(free, v).to(x.dtype), bias)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""
-        b = orthonormal_rows(self, as_float64(self, "weight"))[:, self.out_features :]
-        return [Affine(Dense(b, in_shape), optional_float64(self, "bias"))]
+        return [Affine(Dense(explicit_factors(self)[1], in_shape), optional_float64(self, "bias"))]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
-from .cayley import cayley
-from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, orthonormal_rows
+from .cayley import cayley_factors
+from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
 
 # by name, not as fourier.f: torch.fx takes a function for a leaf only where it finds it among a module's globals
 from .fourier import batch_first, batch_last, block_form, fourier_product, kernel_spectrum, space_to_depth
 from .initialization import isometric_
-from .operators import Circulant, MatrixOperator, Pointwise, SpaceToDepth
+from .operators import Circulant, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
 
 __all__ = ["SandwichFourierConv2d"]
@@ -115,14 +115,12 @@ class SandwichFourierConv2d(nn.Module):
         x = batch_last(x)  # (B, p, H, W) -> (W, H, p, B)
         if self.stride == 2:
             x = space_to_depth(x)
-        q = self.out_channels
         root = math.sqrt(2.0)
+        a, b = self.factors(self.weight)
         if self.pointwise:
-            rows = cayley(self.weight[:, :, 0, 0]).to(dtype)
-            x = torch.matmul(root * rows[:, q:], x)
+            x = torch.matmul(root * b.to(dtype), x)
         else:
-            rows = cayley(kernel_spectrum(self.weight, self.out_size[0], self.out_size[1]))
-            x = fourier_product(x, block_form(root * rows[:, :, q:]))
+            x = fourier_product(x, block_form(root * b, self.out_size[0], self.out_size[1]))
         log_scale, bias = self.log_scale, self.bias
         if log_scale is not None:
             x = x * torch.exp(-log_scale)[:, None]
@@ -132,32 +130,45 @@ class SandwichFourierConv2d(nn.Module):
         if log_scale is not None:
             x = x * torch.exp(log_scale)[:, None]
         if self.pointwise:
-            x = torch.matmul(root * rows[:, :q].mT, x.to(dtype))  # a float32 bias has promoted half-precision features
+            x = torch.matmul(root * a.to(dtype).mT, x.to(dtype))  # a float32 bias has promoted half-precision features
         else:
-            x = fourier_product(x, block_form(root * rows[:, :, :q].mH))
+            x = fourier_product(x, block_form(root * a.mH, self.out_size[0], self.out_size[1]))
         return batch_first(x.to(dtype))
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``A`` and ``B`` for free parameters ``weight``: (q, q) and (q, p) of a 1x1 layer, else (F, q, q), (F, q, p).
+
+        In float32 or better.
+        """
+        response = weight[:, :, 0, 0] if self.pointwise else kernel_spectrum(weight, self.out_size[0], self.out_size[1])
+        free, v = response.split([self.out_channels, response.shape[-1] - self.out_channels], dim=-1)
+        return cayley_factors(free, v)
+
+    def steps(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The layer as explicit operators in its own precision, with gradients to its parameters."""
+        self._require_shape(in_shape)
+        return self._steps(self.factors(self.weight), self.bias, self.log_scale)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as explicit operators in float64.
 
         Raises `NonFiniteError` for NaN, infinity or an overflowing scale.
         """
+        self._require_shape(in_shape)
+        factors = require_finite(self, self.factors, as_float64(self, "weight"))
+        return self._steps(factors, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
+
+    def _require_shape(self, in_shape: tuple[int, ...]) -> None:
         if tuple(in_shape) != (self.in_channels, *self.img_size):
             raise InvalidInputError(
                 f"SandwichFourierConv2d was built for images of {(self.in_channels, *self.img_size)}, "
                 f"not {tuple(in_shape)}; create the model with img_size={tuple(in_shape[1:])}"
             )
-        weight = as_float64(self, "weight")
-        q, size = self.out_channels, self.out_size
-        a: MatrixOperator
-        b: MatrixOperator
-        if self.pointwise:
-            rows = orthonormal_rows(self, weight[:, :, 0, 0])
-            a, b = Pointwise(rows[:, :q], size), Pointwise(rows[:, q:], size)
-        else:
-            rows = orthonormal_rows(self, kernel_spectrum(weight, *size))
-            a, b = Circulant(rows[:, :, :q], size), Circulant(rows[:, :, q:], size)
-        sandwich = Sandwich(a, b, self.activation, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
+
+    def _steps(self, factors: tuple[Tensor, Tensor], bias: Tensor | None, log_scale: Tensor | None) -> list[Step]:
+        kind = Pointwise if self.pointwise else Circulant
+        a, b = (kind(factor, self.out_size) for factor in factors)
+        sandwich = Sandwich(a, b, self.activation, bias, log_scale)
         if self.stride == 1:
             return [sandwich]
         return [Affine(SpaceToDepth((self.in_channels, *self.img_size)), None), sandwich]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import resolvent
-from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, orthonormal_rows
+from .explicit import Affine, Sandwich, Step, explicit_factors, optional_float64
 from .initialization import isometric_
 from .operators import Dense, Scaling
 
@@ -61,8 +61,8 @@ class SandwichLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # B h = 2 M (V h) and A^T z = 2 M^T z - z need the q x q matrix M alone, never the wide B
         dtype = x.dtype
-        inverse = resolvent(self.weight).to(dtype)
-        v = self.weight[:, self.out_features :].to(x.dtype)
+        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
+        inverse, v = resolvent(free, v).to(dtype), v.to(dtype)
         root = math.sqrt(2.0)
         x = F.linear(F.linear(x, v), 2.0 * root * inverse)
         log_scale, bias = self.log_scale, self.bias
@@ -81,8 +81,7 @@ class SandwichLinear(nn.Module):
 
         Raises `NonFiniteError` for NaN, infinity or an overflowing scale.
         """
-        rows = orthonormal_rows(self, as_float64(self, "weight"))
-        a, b = rows[:, : self.out_features], rows[:, self.out_features :]
+        a, b = explicit_factors(self)
         bias, log_scale = optional_float64(self, "bias"), optional_float64(self, "log_scale")
         return [Sandwich(Dense(a), Dense(b, in_shape), self.activation, bias, log_scale)]
 
@@ -114,8 +113,8 @@ class LipschitzLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inverse = resolvent(self.weight).to(x.dtype)
-        v = self.weight[:, self.out_features :].to(x.dtype)
+        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
+        inverse, v = resolvent(free, v).to(x.dtype), v.to(x.dtype)
         x = F.linear(F.linear(x, v), 2.0 * inverse)
         x = 2.0 * (2.0 * torch.matmul(x, inverse) - x)
         bias = self.bias
@@ -125,8 +124,7 @@ class LipschitzLinear(nn.Module):
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as explicit operators in float64. Raises `NonFiniteError` for NaN or infinite weights."""
-        rows = orthonormal_rows(self, as_float64(self, "weight"))
-        a, b = rows[:, : self.out_features], rows[:, self.out_features :]
+        a, b = explicit_factors(self)
         # without its bias, this map is the sandwich layer with the identity as activation
         product = Sandwich(Dense(a), Dense(b, in_shape), "identity", None, None)
         return [product, Affine(Scaling(1.0, (self.out_features,)), optional_float64(self, "bias"))]

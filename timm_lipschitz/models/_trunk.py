@@ -18,7 +18,16 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, NotCertifiableError
-from ..layers import ContractionHead, Flatten, NormalizedLinear, Rescale, SandwichLinear, Step, collect
+from ..layers import (
+    ContractionHead,
+    Flatten,
+    LipschitzSequential,
+    NormalizedLinear,
+    Rescale,
+    SandwichLinear,
+    Step,
+    collect,
+)
 from ..layers.initialization import Scheme, initialize
 
 __all__ = ["LayerFamily", "LipschitzNet", "to_size"]
@@ -171,7 +180,7 @@ class LipschitzNet(nn.Module):
             channels, reduction = width, reduction * stride
             blocks.append(block)
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
-        self.stages = nn.Sequential(*blocks)
+        self.stages = LipschitzSequential(*blocks)
         self.num_features = channels
         self.head = LipschitzHead(
             channels * math.prod(size),

@@ -1,0 +1,31 @@
+"""Explicit linear operators: what remains of a layer once its parameterization is gone.
+
+An operator maps one sample of ``in_shape`` to one of ``out_shape``, (features,) or (C, H, W); ``apply`` takes a batch
+of them. It knows how to multiply itself with a neighbour where the product is no dearer than the two (`then`) and the
+module that executes it. Operators with a matrix also know their transpose, absorb scalings of their channels and stand
+beside one another. Matrices are float64.
+"""
+
+from .base import MatrixOperator, Operator
+from .circulant import Circulant, Downsampled, StridedCirculant
+from .dense import Dense
+from .pointwise import Pointwise
+from .product import multiply
+from .rearrangement import Flattening, SpaceToDepth
+from .scaling import Scaling
+from .spectral import spectral_bound
+
+__all__ = [
+    "Circulant",
+    "Dense",
+    "Downsampled",
+    "Flattening",
+    "MatrixOperator",
+    "Operator",
+    "Pointwise",
+    "Scaling",
+    "SpaceToDepth",
+    "StridedCirculant",
+    "multiply",
+    "spectral_bound",
+]

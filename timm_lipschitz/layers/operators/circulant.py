@@ -1,0 +1,185 @@
+"""Circular convolutions by their frequency response."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import fourier
+from ..folded import FoldedCirculant
+from .base import MatrixOperator, Operator, Shape, column
+from .pointwise import Pointwise
+from .rearrangement import SpaceToDepth
+from .spectral import spectral_bound
+
+__all__ = ["Circulant", "Downsampled", "StridedCirculant"]
+
+
+@dataclass(frozen=True, eq=False)
+class Circulant(MatrixOperator):
+    """A circular convolution, as its complex response (F, q, p) at the frequencies of the half plane."""
+
+    spectrum: Tensor
+    size: tuple[int, int]
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return (self.spectrum.shape[2], *self.size)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (self.spectrum.shape[1], *self.size)
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        blocks = fourier.block_form(self.spectrum, *self.size)
+        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias))
+
+    def transposed(self) -> Circulant:
+        return Circulant(self.spectrum.mH, self.size)
+
+    def scaled(self, out_scale: Tensor | float, in_scale: Tensor | float = 1.0) -> Circulant:
+        return Circulant(column(out_scale) * self.spectrum * in_scale, self.size)
+
+    def beside(self, other: Circulant) -> Circulant:
+        return Circulant(torch.cat([self.spectrum, other.spectrum], dim=2), self.size)
+
+    def norm_bound(self) -> float:
+        return spectral_bound(self.spectrum)
+
+    def then(self, outer: Operator) -> list[Operator]:
+        if isinstance(outer, Circulant):
+            return [Circulant(outer.spectrum @ self.spectrum, self.size)]
+        if isinstance(outer, Pointwise):
+            return [Circulant(outer.matrix.to(self.spectrum.dtype) @ self.spectrum, self.size)]
+        if isinstance(outer, SpaceToDepth) and self.size[0] % 2 == 0 and self.size[1] % 2 == 0:
+            return [Downsampled(self)]
+        return super().then(outer)
+
+    def after(self, inner: Operator) -> list[Operator] | None:
+        if isinstance(inner, Pointwise):
+            return [Circulant(self.spectrum @ inner.matrix.to(self.spectrum.dtype), self.size)]
+        if isinstance(inner, SpaceToDepth) and inner.in_shape[1] % 2 == 0 and inner.in_shape[2] % 2 == 0:
+            return [StridedCirculant(self)]
+        return None
+
+    def subsampled(self) -> Circulant:
+        """Every second pixel of the output, from the space-to-depth of the input: 4p -> q channels at half the size.
+
+        Subsampling aliases: at the half-size frequency (u, v) the response to phase (k, l) of the input is the average
+        of those at the four frequencies (u + a H/2, v + b W/2), turned by ``exp(-2 pi i ((u + a H/2) k / H + (v + b
+        W/2) l / W))``.
+        """
+        height, width = self.size
+        rows, columns = self.spectrum.shape[1:]
+        small_h, small_w = height // 2, width // 2
+        half = small_h // 2 + 1
+        spectrum = self.spectrum.reshape(height // 2 + 1, width, rows, columns)
+        # The rows u + H/2 lie beyond the half plane: by symmetry they are the conjugates at (H/2 - u, -v).
+        mirrored = spectrum[small_h - half + 1 :].flip(0, 1).roll(1, 1).conj()
+        given = spectrum[:half]
+        sums, differences = (given + mirrored).chunk(2, dim=1), (given - mirrored).chunk(2, dim=1)  # over a; each by b
+        by_both = torch.stack(
+            [sums[0] + sums[1], differences[0] + differences[1], sums[0] - sums[1], differences[0] - differences[1]]
+        ).unflatten(0, [2, 2])  # (l, k, u, v, q, p)
+        turns = _turns(height, half, spectrum)[:, :, None] * _turns(width, small_w, spectrum)[:, None, None, :]
+        phases = by_both * (turns / 4)[..., None, None]
+        phases = phases.permute(2, 3, 4, 5, 1, 0).reshape(half * small_w, rows, 4 * columns)
+        return Circulant(phases, (small_h, small_w))
+
+    def polyphase(self) -> Circulant:
+        """The same map between the space-to-depth forms of input and output: 4p -> 4q channels at half the size."""
+        real = self.spectrum.real
+        return self.patchwise(torch.eye(4 * self.spectrum.shape[1], dtype=real.dtype, device=real.device))
+
+    def patchwise(self, matrix: Tensor) -> Circulant:
+        """A matrix (m, 4q) on the space-to-depth of the output, from that of the input: at half the size.
+
+        The matrix is a convolution with a 2x2 kernel, subsampled.
+        """
+        kernel = matrix.reshape(len(matrix), -1, 2, 2)
+        response = fourier.kernel_spectrum(kernel, *self.size)
+        return Circulant(response @ self.spectrum, self.size).subsampled()
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return FoldedCirculant(fourier.block_form(self.spectrum, *self.size), self.size, bias)
+
+
+def _turns(size: int, count: int, like: Tensor) -> Tensor:
+    """``exp(-2 pi i u k / size)`` for k = 0, 1 and u < count, (2, count), of the dtype of ``like``."""
+    angle = torch.arange(count, dtype=torch.float64, device=like.device) * (-2 * math.pi / size)
+    return torch.stack(
+        [torch.ones_like(angle).to(like.dtype), torch.polar(torch.ones_like(angle), angle).to(like.dtype)]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class StridedCirculant(Operator):
+    """A circular convolution of the space-to-depth of its input, of even sizes: of the norm of the convolution."""
+
+    convolution: Circulant
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        channels, height, width = self.convolution.in_shape
+        return (channels // 4, 2 * height, 2 * width)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.convolution.out_shape
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        blocks = fourier.phase_blocks(self.convolution.spectrum, *self.convolution.size)
+        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias, stride=2))
+
+    def norm_bound(self) -> float:
+        return self.convolution.norm_bound()
+
+    def then(self, outer: Operator) -> list[Operator]:
+        product = self.convolution.then(outer)
+        if len(product) == 1 and isinstance(product[0], Circulant):
+            return [StridedCirculant(product[0])]
+        return super().then(outer)
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return FoldedCirculant(
+            fourier.phase_blocks(self.convolution.spectrum, *self.convolution.size),
+            self.convolution.size,
+            bias,
+            stride=2,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Downsampled(Operator):
+    """A circular convolution and the space-to-depth behind it: what they are to whatever comes next."""
+
+    convolution: Circulant
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return self.convolution.in_shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return SpaceToDepth(self.convolution.out_shape).out_shape
+
+    def whole(self) -> StridedCirculant:
+        """The product."""
+        return StridedCirculant(self.convolution.polyphase())
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return SpaceToDepth(self.convolution.out_shape).apply(self.convolution.apply(x), bias)
+
+    def norm_bound(self) -> float:
+        return self.convolution.norm_bound()
+
+    def then(self, outer: Operator) -> list[Operator]:
+        if isinstance(outer, Pointwise):
+            return [StridedCirculant(self.convolution.patchwise(outer.matrix))]
+        return self.whole().then(outer)
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return self.whole().to_module(bias)

@@ -1,0 +1,59 @@
+"""Matrices on the channels of every pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import fourier
+from ..folded import FoldedPointwise
+from .base import MatrixOperator, Operator, Shape, column, plus
+from .rearrangement import SpaceToDepth
+from .spectral import spectral_bound
+
+__all__ = ["Pointwise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise(MatrixOperator):
+    """A matrix (q, p) on the channels of every pixel: a 1x1 convolution."""
+
+    matrix: Tensor
+    size: tuple[int, int]
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return (self.matrix.shape[1], *self.size)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (self.matrix.shape[0], *self.size)
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plus(fourier.batch_first(torch.matmul(self.matrix, fourier.batch_last(x))), bias)
+
+    def transposed(self) -> Pointwise:
+        return Pointwise(self.matrix.mT, self.size)
+
+    def scaled(self, out_scale: Tensor | float, in_scale: Tensor | float = 1.0) -> Pointwise:
+        return Pointwise(column(out_scale) * self.matrix * in_scale, self.size)
+
+    def beside(self, other: Pointwise) -> Pointwise:
+        return Pointwise(torch.cat([self.matrix, other.matrix], dim=1), self.size)
+
+    def norm_bound(self) -> float:
+        return spectral_bound(self.matrix[None])
+
+    def then(self, outer: Operator) -> list[Operator]:
+        if isinstance(outer, Pointwise):
+            return [Pointwise(outer.matrix @ self.matrix, self.size)]
+        if isinstance(outer, SpaceToDepth):  # the same matrix at each of the four positions of a 2x2 block
+            matrix = torch.kron(self.matrix, torch.eye(4, dtype=self.matrix.dtype, device=self.matrix.device))
+            first = SpaceToDepth(self.in_shape)
+            return [first, Pointwise(matrix, first.out_size)]
+        return super().then(outer)
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return FoldedPointwise(self.matrix, bias)

@@ -1,0 +1,61 @@
+"""Operators that only move pixels: isometries without weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..folded import SpaceToDepth2d
+from .base import Operator, Shape, plus
+
+__all__ = ["Flattening", "SpaceToDepth"]
+
+
+@dataclass(frozen=True)
+class SpaceToDepth(Operator):
+    """`nn.PixelUnshuffle(2)` after zero padding to even sizes, bottom and right: an isometry."""
+
+    in_shape: Shape
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        return ((self.in_shape[1] + 1) // 2, (self.in_shape[2] + 1) // 2)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (4 * self.in_shape[0], *self.out_size)
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plus(SpaceToDepth2d()(x), bias)
+
+    def norm_bound(self) -> float:
+        return 1.0
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        if bias is not None:
+            raise TypeError("space-to-depth carries no bias")
+        return SpaceToDepth2d()
+
+
+@dataclass(frozen=True)
+class Flattening(Operator):
+    """(C, H, W) -> (C H W,)."""
+
+    in_shape: Shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (math.prod(self.in_shape),)
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return plus(x.flatten(1), bias)
+
+    def norm_bound(self) -> float:
+        return 1.0
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        if bias is not None:
+            raise TypeError("flattening carries no bias")
+        return nn.Flatten()
