@@ -4,8 +4,22 @@ from .activations import ACTIVATIONS
 from .cayley import cayley, cayley_inverse
 from .explicit import Affine, Sandwich, Step, collect
 from .heads import ContractionHead, NormalizedLinear
-from .operators import Circulant, Dense, Flattening, MatrixOperator, Operator, Pointwise, Scaling, SpaceToDepth
+from .operators import (
+    Circulant,
+    Convolution,
+    Dense,
+    Flattening,
+    MatrixOperator,
+    Operator,
+    Pointwise,
+    Pooling,
+    Scaling,
+    SpaceToDepth,
+    StridedConvolution,
+)
+from .pooling import GridPool2d
 from .rescaling import Flatten, Rescale
+from .sandwich_conv import SandwichConv2d
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
 
@@ -14,21 +28,26 @@ __all__ = [
     "Affine",
     "Circulant",
     "ContractionHead",
+    "Convolution",
     "Dense",
     "Flatten",
     "Flattening",
+    "GridPool2d",
     "LipschitzLinear",
     "MatrixOperator",
     "NormalizedLinear",
     "Operator",
     "Pointwise",
+    "Pooling",
     "Rescale",
     "Sandwich",
+    "SandwichConv2d",
     "SandwichFourierConv2d",
     "SandwichLinear",
     "Scaling",
     "SpaceToDepth",
     "Step",
+    "StridedConvolution",
     "cayley",
     "cayley_inverse",
     "collect",

@@ -78,8 +78,8 @@ def optional_float64(module: nn.Module, name: str) -> Tensor | None:
     return None if getattr(module, name) is None else as_float64(module, name)
 
 
-def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
-    """`cayley` of a module's free parameters ``weight``, (..., q, q + p).
+def orthonormal_rows(module: nn.Module, weight: Tensor, name: str = "weight") -> Tensor:
+    """`cayley` of the free parameters ``weight``, (..., q, q + p), of the parameter ``name`` of a module.
 
     Raises `NonFiniteError` naming the module where the parameters are so large that float64 cannot hold the transform.
     """
@@ -89,7 +89,7 @@ def orthonormal_rows(module: nn.Module, weight: Tensor) -> Tensor:
         rows = torch.full_like(weight, torch.nan)
     if not bool(torch.isfinite(rows).all()):
         raise NonFiniteError(
-            f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the "
+            f"{type(module).__name__}.{name}: values up to {float(weight.abs().max()):.4g} are too large for the "
             "Cayley transform in float64; the checkpoint is damaged or its training diverged"
         )
     return rows

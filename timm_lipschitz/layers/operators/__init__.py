@@ -8,20 +8,27 @@ beside one another. Matrices are float64.
 
 from .base import MatrixOperator, Operator
 from .circulant import Circulant
+from .convolution import Convolution
 from .dense import Dense
 from .pointwise import Pointwise
+from .pooling import Pooling
 from .rearrangement import Flattening, SpaceToDepth
 from .scaling import Scaling
-from .spectral import spectral_bound
+from .spectral import convolution_bound, spectral_bound
+from .strided import StridedConvolution
 
 __all__ = [
     "Circulant",
+    "Convolution",
     "Dense",
     "Flattening",
     "MatrixOperator",
     "Operator",
     "Pointwise",
+    "Pooling",
     "Scaling",
     "SpaceToDepth",
+    "StridedConvolution",
+    "convolution_bound",
     "spectral_bound",
 ]

@@ -55,7 +55,7 @@ class Circulant(MatrixOperator):
             return [Circulant(outer.spectrum @ self.spectrum, self.size)]
         if isinstance(outer, Pointwise):
             return [Circulant(outer.matrix.to(self.spectrum.dtype) @ self.spectrum, self.size)]
-        if isinstance(outer, SpaceToDepth) and self.size[0] % 2 == 0 and self.size[1] % 2 == 0:
+        if isinstance(outer, SpaceToDepth) and outer.keeps_all_pixels:
             return [SpaceToDepth(self.in_shape), self.polyphase()]
         return super().then(outer)
 
