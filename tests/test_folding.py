@@ -22,7 +22,7 @@ from timm_lipschitz import fold
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import FoldedNetwork
 from timm_lipschitz.layers import SandwichFourierConv2d, SandwichLinear
-from timm_lipschitz.layers.folded import FoldedCirculant, FoldedDense, FoldedPointwise, SpaceToDepth2d
+from timm_lipschitz.layers.folded import FoldedCirculant, FoldedConvolution, FoldedDense, FoldedPointwise, SpaceToDepth2d
 from timm_lipschitz.models import LayerFamily, LipschitzNet
 
 MODELS = registered_models("timm_lipschitz")
@@ -84,7 +84,7 @@ def test_same_logits_at_full_width(name: str) -> None:
 def test_one_linear_map_between_activations(name: str) -> None:
     model = narrow_model(name, img_size=16)
     kinds = [type(m) for m in fold(model).layers if not isinstance(m, SpaceToDepth2d)]
-    assert set(kinds[0::2]) <= {FoldedCirculant, FoldedDense, FoldedPointwise}
+    assert set(kinds[0::2]) <= {FoldedCirculant, FoldedConvolution, FoldedDense, FoldedPointwise}
     assert kinds[1::2] == [nn.ReLU] * (len(model.stages) + len(model.head.layers))
     assert len(kinds) == 2 * len(kinds[1::2]) + 1
 

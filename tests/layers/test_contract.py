@@ -9,6 +9,7 @@ from timm_lipschitz.layers import (
     ContractionHead,
     LipschitzLinear,
     NormalizedLinear,
+    SandwichConv2d,
     SandwichFourierConv2d,
     SandwichLinear,
 )
@@ -24,6 +25,10 @@ def fourier(name: str, height: int, width: int, kernel: int, **kwargs: object) -
     return LayerCase(f"SandwichFourierConv2d-{name}", SandwichFourierConv2d, (2, 3, kernel), (2, height, width), kwargs)
 
 
+def convolution(name: str, height: int, width: int, kernel: int, **kwargs: object) -> LayerCase:
+    return LayerCase(f"SandwichConv2d-{name}", SandwichConv2d, (2, 3, kernel), (2, height, width), kwargs)
+
+
 CASES = [
     LayerCase("SandwichLinear", SandwichLinear, (5, 4), (5,)),
     LayerCase("SandwichLinear-wider-tanh", SandwichLinear, (3, 6), (3,), {"activation": "tanh"}),
@@ -36,6 +41,18 @@ CASES = [
     fourier("1x1-tanh-no-bias", 3, 2, 1, activation="tanh", bias=False),
     fourier("3x3-stride-2", 5, 4, 3, stride=2),
     fourier("5x5-stride-2-tanh", 6, 5, 5, stride=2, activation="tanh"),
+    convolution("3x3", 5, 4, 3),
+    convolution("3x3-circular-tanh", 4, 5, 3, padding_mode="circular", activation="tanh"),
+    convolution("2x2-no-bias", 3, 4, 2, bias=False),
+    convolution("2x2-circular-elu", 3, 4, 2, padding_mode="circular", activation="elu"),
+    convolution("4x4", 3, 5, 4),
+    convolution("5x5", 3, 2, 5),
+    convolution("5x5-circular", 6, 5, 5, padding_mode="circular"),
+    convolution("1x1-tanh", 3, 2, 1, activation="tanh"),
+    convolution("3x3-stride-2", 5, 4, 3, stride=2),
+    convolution("3x3-stride-2-circular", 4, 3, 3, stride=2, padding_mode="circular"),
+    convolution("5x5-stride-2-tanh", 5, 6, 5, stride=2, activation="tanh"),
+    convolution("5x5-stride-2-circular", 6, 5, 5, stride=2, padding_mode="circular"),
     LayerCase("ContractionHead", ContractionHead, (5, 4), (5,)),
     LayerCase("ContractionHead-more-classes-than-features", ContractionHead, (2, 5), (2,)),
     LayerCase("NormalizedLinear", NormalizedLinear, (5, 4), (5,), bound=norm_of_normalized_rows),

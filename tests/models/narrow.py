@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +11,7 @@ import timm
 import torch
 from layer_contract import randomize
 
-from timm_lipschitz.models import LayerFamily, LipschitzNet, sandwich_cnn, sandwich_mlp
+from timm_lipschitz.models import LayerFamily, LipschitzNet, sandwich_bcop_cnn, sandwich_cnn, sandwich_mlp
 
 
 class NarrowNet(LipschitzNet):
@@ -31,7 +31,9 @@ class NarrowNet(LipschitzNet):
 @contextmanager
 def narrow_models() -> Iterator[None]:
     """Entry points build a `NarrowNet` meanwhile."""
-    with patch.object(sandwich_cnn, "LipschitzNet", NarrowNet), patch.object(sandwich_mlp, "LipschitzNet", NarrowNet):
+    with ExitStack() as stack:
+        for module in (sandwich_bcop_cnn, sandwich_cnn, sandwich_mlp):
+            stack.enter_context(patch.object(module, "LipschitzNet", NarrowNet))
         yield
 
 

@@ -64,9 +64,9 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
         body.pop()
     if not tail or len(tail[-1].out_shape) != 1:
         raise NotCertifiableError("the network does not end in a linear layer that gives logits (B, K)")
-    product = multiply(tail)
-    last = product[0]
-    if len(product) != 1 or not isinstance(last, Dense):
+    *before, last = multiply(tail)  # `before`: what a matrix would only make dearer, pooling
+    body += [Affine(operator, None) for operator in before]
+    if not isinstance(last, Dense):
         raise NotCertifiableError(
             "the last layers cannot be written as one matrix, so pairs of classes have no constants"
         )
@@ -76,8 +76,11 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
     rows = last.matrix.flatten(1)
     pairs = backbone * torch.stack([_row_norms(row - rows) for row in rows])  # (K, K)
     if body and isinstance(body[-1], Sandwich):
-        before = 2 * _product(bounds[:-1]) * body[-1].b.norm_bound()
-        pairs = torch.minimum(pairs, before * _pair_norms_through(body[-1], rows, last.in_shape))
+        # B is a part of [A B], whose squared norm is the step's bound
+        norm = min(body[-1].b.norm_bound(), math.nextafter(math.sqrt(bounds[-1]), math.inf))
+        pairs = torch.minimum(
+            pairs, 2 * _product(bounds[:-1]) * norm * _pair_norms_through(body[-1], rows, last.in_shape)
+        )
     pairs = pairs * (1 + 1e-14 * (len(steps) + 2))  # every product and norm above rounds by less than this
     return NetworkBound(backbone, backbone * last.norm_bound() * (1 + 1e-14), pairs.cpu())
 

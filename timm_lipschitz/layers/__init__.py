@@ -6,18 +6,23 @@ from .explicit import Affine, Sandwich, Step, collect
 from .heads import ContractionHead, NormalizedLinear
 from .operators import (
     Circulant,
+    Convolution,
     Dense,
     Downsampled,
     Flattening,
     MatrixOperator,
     Operator,
     Pointwise,
+    Pooling,
     Scaling,
     SpaceToDepth,
     StridedCirculant,
+    StridedConvolution,
     multiply,
 )
+from .pooling import GridPool2d
 from .rescaling import Flatten, Rescale
+from .sandwich_conv import SandwichConv2d
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
 from .sequential import LipschitzSequential
@@ -27,24 +32,29 @@ __all__ = [
     "Affine",
     "Circulant",
     "ContractionHead",
+    "Convolution",
     "Dense",
     "Downsampled",
     "Flatten",
     "Flattening",
+    "GridPool2d",
     "LipschitzLinear",
     "LipschitzSequential",
     "MatrixOperator",
     "NormalizedLinear",
     "Operator",
     "Pointwise",
+    "Pooling",
     "Rescale",
     "Sandwich",
+    "SandwichConv2d",
     "SandwichFourierConv2d",
     "SandwichLinear",
     "Scaling",
     "SpaceToDepth",
     "Step",
     "StridedCirculant",
+    "StridedConvolution",
     "cayley",
     "cayley_inverse",
     "collect",

@@ -89,23 +89,23 @@ def optional_float64(module: nn.Module, name: str) -> Tensor | None:
 
 
 def require_finite(
-    module: nn.Module, factors: Callable[[Tensor], tuple[Tensor, Tensor]], weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``A`` and ``B`` that ``factors`` makes of a module's free parameters ``weight``.
+    module: nn.Module, factors: Callable[[Tensor], tuple[Tensor, ...]], weight: Tensor, name: str = "weight"
+) -> tuple[Tensor, ...]:
+    """What ``factors`` makes of the free parameters ``weight``, the parameter ``name`` of a module.
 
     Raises `NonFiniteError` naming the module where the parameters are so large that float64 cannot hold the transform.
     """
     try:
-        a, b = factors(weight)
-        finite = bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())
+        found = factors(weight)
+        finite = all(bool(torch.isfinite(factor).all()) for factor in found)
     except torch.linalg.LinAlgError:
         finite = False
     if not finite:
         raise NonFiniteError(
-            f"{type(module).__name__}.weight: values up to {float(weight.abs().max()):.4g} are too large for the "
+            f"{type(module).__name__}.{name}: values up to {float(weight.abs().max()):.4g} are too large for the "
             "Cayley transform in float64; the checkpoint is damaged or its training diverged"
         )
-    return a, b
+    return found
 
 
 def explicit_factors(module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,8 @@ def explicit_factors(module: nn.Module) -> tuple[Tensor, Tensor]:
     def factors(weight: Tensor) -> tuple[Tensor, Tensor]:
         return cayley_factors(weight[:, : len(weight)], weight[:, len(weight) :])
 
-    return require_finite(module, factors, as_float64(module, "weight"))
+    a, b = require_finite(module, factors, as_float64(module, "weight"))
+    return a, b
 
 
 def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:

@@ -8,9 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolve import convolve
 from .fourier import batch_first, batch_last, fourier_product, space_to_depth, transform_matrices
 
-__all__ = ["FoldedCirculant", "FoldedDense", "FoldedPointwise", "FoldedScaling", "SpaceToDepth2d"]
+__all__ = [
+    "FoldedCirculant",
+    "FoldedConvolution",
+    "FoldedDense",
+    "FoldedPointwise",
+    "FoldedPooling",
+    "FoldedScaling",
+    "SpaceToDepth2d",
+]
 
 
 def _parameter(value: Tensor | None) -> nn.Parameter | None:
@@ -92,3 +101,41 @@ class SpaceToDepth2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return batch_first(space_to_depth(batch_last(x)))
+
+
+class FoldedConvolution(nn.Module):
+    """`convolve` with an explicit kernel (q, p, k, k): (B, p, H, W) -> (B, q, ceil(H/stride), ceil(W/stride))."""
+
+    def __init__(self, kernel: Tensor, stride: int, origin: int, circular: bool, bias: Tensor | None):
+        super().__init__()
+        self.weight = nn.Parameter(kernel.detach().clone(memory_format=torch.contiguous_format))
+        self.bias = _parameter(bias)
+        self.stride = stride
+        self.origin = origin
+        self.circular = circular
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self.weight, self.bias, self.stride, self.origin, self.circular)
+
+    def extra_repr(self) -> str:
+        q, p, k, _ = self.weight.shape
+        return f"{p}, {q}, kernel_size={k}, stride={self.stride}, origin={self.origin}, circular={self.circular}"
+
+
+class FoldedPooling(nn.Module):
+    """``L x R^T`` of every channel: (B, C, H, W) -> (B, C, g, g). The two matrices are buffers that are not saved."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, rows: Tensor, columns: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.bias = _parameter(bias)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.matmul(self.rows, torch.matmul(x, self.columns.mT))
+        if self.bias is not None:
+            x = x + self.bias[:, None, None]
+        return x

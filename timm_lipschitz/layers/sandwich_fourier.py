@@ -155,8 +155,8 @@ class SandwichFourierConv2d(nn.Module):
         Raises `NonFiniteError` for NaN, infinity or an overflowing scale.
         """
         self._require_shape(in_shape)
-        factors = require_finite(self, self.factors, as_float64(self, "weight"))
-        return self._steps(factors, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
+        a, b = require_finite(self, self.factors, as_float64(self, "weight"))
+        return self._steps((a, b), optional_float64(self, "bias"), optional_float64(self, "log_scale"))
 
     def _require_shape(self, in_shape: tuple[int, ...]) -> None:
         if tuple(in_shape) != (self.in_channels, *self.img_size):

@@ -7,7 +7,7 @@ is in pixel units, images in [0, 1]; a normalisation of the input is the caller'
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import InvalidInputError, NotCertifiableError
 from ..layers import (
     ContractionHead,
     Flatten,
+    GridPool2d,
     LipschitzSequential,
     NormalizedLinear,
     Rescale,
@@ -37,13 +38,15 @@ __all__ = ["LayerFamily", "LipschitzNet", "to_size"]
 class LayerFamily:
     """The layers that a family of models is made of.
 
-    ``stage(in, out, size, stride)`` gives a module with ``out_size``; ``hidden(in, out)`` a dense layer with its
-    activation.
+    ``stage(in, out, img_size=, stride=)`` gives a layer on feature maps, ``hidden(in, out)`` a dense layer with its
+    activation. With a ``pool_grid`` the weights belong to no size of image: stages are made without ``img_size``, and
+    the head pools their maps to pool_grid x pool_grid cells (`GridPool2d`).
     """
 
     stage: Callable[..., nn.Module]
     hidden: Callable[..., nn.Module] = SandwichLinear
     classifier: Callable[..., nn.Module] = ContractionHead
+    pool_grid: int | None = None
 
 
 def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -55,7 +58,7 @@ def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class LipschitzHead(nn.Module):
-    """Feature maps to logits: flatten, 1-Lipschitz hidden layers, scaling, dropout, classifier ``fc``.
+    """Feature maps to logits: pool and flatten, 1-Lipschitz hidden layers, scaling, dropout, classifier ``fc``.
 
     ``global_pool`` is ``"flat"``, or ``""`` for a headless network that returns its feature maps.
     """
@@ -75,6 +78,7 @@ class LipschitzHead(nn.Module):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
         self.family = family
+        self.pool = nn.Identity() if family.pool_grid is None else GridPool2d(family.pool_grid)
         self.flatten = Flatten()
         widths = (in_features, *hidden)
         self.layers = nn.Sequential(*(family.hidden(p, q, **factory) for p, q in pairwise(widths)))
@@ -100,7 +104,7 @@ class LipschitzHead(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool == "":
             return x
-        x = self.rescale(self.layers(self.flatten(x)))
+        x = self.rescale(self.layers(self.flatten(self.pool(x))))
         if pre_logits:
             return x
         return self.fc(self.drop(x))
@@ -124,6 +128,9 @@ class LipschitzNet(nn.Module):
     ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels
     -> last hidden layer, and certificates use the constants of the pairs of classes. ``stages`` lists (width, stride).
     With ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
+
+    A family with a ``pool_grid`` takes images of every size, with the same weights and the same bound; ``img_size`` is
+    then the size that folding and certification take unless told otherwise, and `set_input_size` changes it.
 
     Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
     """
@@ -154,13 +161,14 @@ class LipschitzNet(nn.Module):
             raise InvalidInputError(f"lipschitz must be positive and finite, not {lipschitz!r}")
         factory = {"device": device, "dtype": dtype}
         if normalized_head:
-            family = LayerFamily(family.stage, family.hidden, NormalizedLinear)
+            family = replace(family, classifier=NormalizedLinear)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.lipschitz = float(lipschitz)
         self.grad_checkpointing = False
         self.spatial = spatial
+        self.fixed_input_size = family.pool_grid is None
 
         self.img_size = to_size(img_size)
         size, channels, reduction = to_size(img_size), in_chans, 1
@@ -170,20 +178,20 @@ class LipschitzNet(nn.Module):
         blocks: list[nn.Module] = []
         self.feature_info: list[dict[str, Any]] = []
         for index, (width, stride) in enumerate(stages):
-            block = (
-                family.stage(channels, width, img_size=size, stride=stride, **factory)
-                if spatial
-                else family.hidden(channels, width, **factory)
-            )
             if spatial:
-                size = to_size(block.out_size)  # type: ignore[arg-type]
+                sized = {"img_size": size} if self.fixed_input_size else {}
+                block = family.stage(channels, width, **sized, stride=stride, **factory)
+                size = ((size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride)
+            else:
+                block = family.hidden(channels, width, **factory)
             channels, reduction = width, reduction * stride
             blocks.append(block)
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = LipschitzSequential(*blocks)
         self.num_features = channels
+        pixels = math.prod(size) if family.pool_grid is None else family.pool_grid**2
         self.head = LipschitzHead(
-            channels * math.prod(size),
+            channels * pixels,
             num_classes,
             hidden,
             family,
@@ -194,6 +202,18 @@ class LipschitzNet(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         initialize([*self.stages, *self.head.layers], init)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Changes ``img_size`` of a network whose weights belong to no size.
+
+        Raises `InvalidInputError` for a network whose weights do, and for sizes below 1.
+        """
+        if self.fixed_input_size and to_size(img_size) != self.img_size:
+            raise InvalidInputError(
+                f"the weights belong to {self.img_size[0]}x{self.img_size[1]} images; create the model with "
+                f"img_size={img_size!r} and train it there, or use a family for every size, as sandwich_bcop_cnn"
+            )
+        self.img_size = to_size(img_size)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^stages\.0", "blocks": [(r"^stages\.(\d+)", None), (r"^head", (99999,))]}
@@ -271,7 +291,8 @@ class LipschitzNet(nn.Module):
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The whole network, pixels to logits, as explicit steps on images of ``in_shape`` (C, H, W)."""
-        if tuple(in_shape) != (self.in_chans, *self.img_size):
+        expected = (self.in_chans, *(self.img_size if self.fixed_input_size else in_shape[1:]))
+        if tuple(in_shape) != expected or len(expected) != 3:
             raise InvalidInputError(
                 f"{type(self).__name__} was built for images of {(self.in_chans, *self.img_size)}, not "
                 f"{tuple(in_shape)}; create the model with the in_chans and img_size of the data"

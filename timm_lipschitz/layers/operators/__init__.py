@@ -8,24 +8,31 @@ beside one another. Matrices are float64.
 
 from .base import MatrixOperator, Operator
 from .circulant import Circulant, Downsampled, StridedCirculant
+from .convolution import Convolution
 from .dense import Dense
 from .pointwise import Pointwise
+from .pooling import Pooling
 from .product import multiply
 from .rearrangement import Flattening, SpaceToDepth
 from .scaling import Scaling
-from .spectral import spectral_bound
+from .spectral import convolution_bound, spectral_bound
+from .strided import StridedConvolution
 
 __all__ = [
     "Circulant",
+    "Convolution",
     "Dense",
     "Downsampled",
     "Flattening",
     "MatrixOperator",
     "Operator",
     "Pointwise",
+    "Pooling",
     "Scaling",
     "SpaceToDepth",
     "StridedCirculant",
+    "StridedConvolution",
+    "convolution_bound",
     "multiply",
     "spectral_bound",
 ]

@@ -54,14 +54,14 @@ class Circulant(MatrixOperator):
             return [Circulant(outer.spectrum @ self.spectrum, self.size)]
         if isinstance(outer, Pointwise):
             return [Circulant(outer.matrix.to(self.spectrum.dtype) @ self.spectrum, self.size)]
-        if isinstance(outer, SpaceToDepth) and self.size[0] % 2 == 0 and self.size[1] % 2 == 0:
+        if isinstance(outer, SpaceToDepth) and outer.keeps_all_pixels:
             return [Downsampled(self)]
         return super().then(outer)
 
     def after(self, inner: Operator) -> list[Operator] | None:
         if isinstance(inner, Pointwise):
             return [Circulant(self.spectrum @ inner.matrix.to(self.spectrum.dtype), self.size)]
-        if isinstance(inner, SpaceToDepth) and inner.in_shape[1] % 2 == 0 and inner.in_shape[2] % 2 == 0:
+        if isinstance(inner, SpaceToDepth) and inner.keeps_all_pixels:
             return [StridedCirculant(self)]
         return None
 

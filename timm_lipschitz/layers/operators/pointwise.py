@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import fourier
@@ -12,6 +13,7 @@ from ..folded import FoldedPointwise
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rearrangement import SpaceToDepth
 from .spectral import spectral_bound
+from .strided import StridedConvolution
 
 __all__ = ["Pointwise"]
 
@@ -53,7 +55,17 @@ class Pointwise(MatrixOperator):
             matrix = torch.kron(self.matrix, torch.eye(4, dtype=self.matrix.dtype, device=self.matrix.device))
             first = SpaceToDepth(self.in_shape)
             return [first, Pointwise(matrix, first.out_size)]
+        if isinstance(outer, StridedConvolution):
+            return [outer.on(self.matrix)]
         return super().then(outer)
+
+    def after(self, inner: Operator) -> list[Operator] | None:
+        if isinstance(inner, SpaceToDepth):
+            kernel = F.pixel_shuffle(self.matrix[:, :, None, None], 2)
+            return [StridedConvolution(kernel, inner.in_shape[1:], "zeros", 0)]  # type: ignore[arg-type]
+        if isinstance(inner, StridedConvolution):
+            return [inner.mixed(self.matrix)]
+        return None
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
         return FoldedPointwise(self.matrix, bias)

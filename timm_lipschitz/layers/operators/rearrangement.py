@@ -27,6 +27,11 @@ class SpaceToDepth(Operator):
     def out_shape(self) -> Shape:  # type: ignore[override]
         return (4 * self.in_shape[0], *self.out_size)
 
+    @property
+    def keeps_all_pixels(self) -> bool:
+        """Whether height and width are even, so that there is no padding."""
+        return self.in_shape[1] % 2 == 0 and self.in_shape[2] % 2 == 0
+
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return plus(SpaceToDepth2d()(x), bias)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..folded import FoldedScaling
 from .base import MatrixOperator, Operator, Shape, plus
+from .strided import StridedConvolution
 
 __all__ = ["Scaling"]
 
@@ -27,14 +28,14 @@ class Scaling(Operator):
         return plus(x * self.factor, bias)
 
     def then(self, outer: Operator) -> list[Operator]:
-        if isinstance(outer, MatrixOperator):
-            return [outer.scaled(self.factor)]
+        if isinstance(outer, MatrixOperator | StridedConvolution):
+            return [outer.scaled(1.0, self.factor)]
         if isinstance(outer, Scaling):
             return [Scaling(self.factor * outer.factor, self.in_shape)]
         return [outer, Scaling(self.factor, outer.out_shape)]
 
     def after(self, inner: Operator) -> list[Operator] | None:
-        return [inner.scaled(self.factor)] if isinstance(inner, MatrixOperator) else None
+        return [inner.scaled(self.factor)] if isinstance(inner, MatrixOperator | StridedConvolution) else None
 
     def norm_bound(self) -> float:
         return abs(self.factor)

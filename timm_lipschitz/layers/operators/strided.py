@@ -1,0 +1,77 @@
+"""Convolutions of stride 2: what folding makes of space-to-depth and its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..convolve import convolve
+from ..folded import FoldedConvolution
+from .base import Operator, Shape
+from .spectral import convolution_bound
+
+__all__ = ["StridedConvolution", "composed"]
+
+
+def composed(inner: Tensor, outer: Tensor) -> Tensor:
+    """The kernel (q, p, k + l - 1, ...) of convolving with ``inner`` (m, p, k, k) and then with ``outer`` (q, m, l, l).
+
+    Origins add up. Holds for any stride of the outer convolution, on images without a border.
+    """
+    return F.conv2d(inner.transpose(0, 1), outer.flip(2, 3), padding=outer.shape[2] - 1).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class StridedConvolution(Operator):
+    """A convolution with kernel (q, p, k, k), stride 2, padded as `convolve` does; images of any ``size``."""
+
+    kernel: Tensor
+    size: tuple[int, int]
+    padding_mode: str
+    origin: int
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return (self.kernel.shape[1], *self.size)
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        return ((self.size[0] + 1) // 2, (self.size[1] + 1) // 2)
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return (self.kernel.shape[0], *self.out_size)
+
+    @property
+    def stays_inside(self) -> bool:
+        """Whether no output depends on pixels outside the image, so that any padding of it is the right one."""
+        return self.origin == 0 and self.kernel.shape[2] == 2 and self.size[0] % 2 == 0 and self.size[1] % 2 == 0
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return convolve(x, self.kernel, bias, 2, self.origin, self.padding_mode == "circular")
+
+    def norm_bound(self) -> float:
+        # the convolution of stride 1 on the 4p channels of space-to-depth, an isometry
+        front = self.origin % 2
+        back = (self.kernel.shape[2] + front) % 2
+        return convolution_bound(F.pixel_unshuffle(F.pad(self.kernel, [front, back, front, back]), 2))
+
+    def scaled(self, out_scale: float, in_scale: float = 1.0) -> StridedConvolution:
+        """``out_scale W in_scale``."""
+        return StridedConvolution(out_scale * self.kernel * in_scale, self.size, self.padding_mode, self.origin)
+
+    def on(self, matrix: Tensor) -> StridedConvolution:
+        """The convolution after a matrix (p, r) on the channels of every pixel."""
+        kernel = torch.einsum("qphw,pr->qrhw", self.kernel, matrix)
+        return StridedConvolution(kernel, self.size, self.padding_mode, self.origin)
+
+    def mixed(self, matrix: Tensor) -> StridedConvolution:
+        """A matrix (r, q) on the channels of every pixel after the convolution."""
+        kernel = torch.einsum("rq,qphw->rphw", matrix, self.kernel)
+        return StridedConvolution(kernel, self.size, self.padding_mode, self.origin)
+
+    def to_module(self, bias: Tensor | None) -> nn.Module:
+        return FoldedConvolution(self.kernel, 2, self.origin, self.padding_mode == "circular", bias)
