@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import timm
 import torch
@@ -26,7 +26,18 @@ from benchmarks.reference import make_reference, settle
 from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.models import LipschitzNet
 
-__all__ = ["DTYPES", "TASKS", "Contestant", "Workload", "build", "create", "is_foldable", "make_batch", "prepare"]
+__all__ = [
+    "DTYPES",
+    "TASKS",
+    "Contestant",
+    "Entrant",
+    "Workload",
+    "build",
+    "create",
+    "is_foldable",
+    "make_batch",
+    "prepare",
+]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 LEARNING_RATE = 1e-3
@@ -47,6 +58,7 @@ class Workload:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 2
+    tf32: bool = False
     compile: bool = False
     seed: int = 0
 
@@ -55,11 +67,22 @@ class Workload:
         """What tells this workload's record from those of others."""
         device = f"cpu{self.threads}" if self.device == "cpu" else self.device.replace(":", "")
         parts = [self.model, str(self.img_size), f"b{self.batch_size}", device, self.dtype]
-        return "-".join([*parts, "compiled"] if self.compile else parts)
+        return "-".join([*parts, *(["tf32"] if self.tf32 else []), *(["compiled"] if self.compile else [])])
 
     @property
     def weight_dtype(self) -> torch.dtype:
         return torch.float32 if self.dtype == "bfloat16" else DTYPES[self.dtype]
+
+    def set_up(self) -> torch.device:
+        """Gives torch the threads and precision of this workload, in this process; returns the device."""
+        torch.set_num_threads(self.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+        torch.backends.cudnn.benchmark = True
+        return torch.device(self.device)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device, with weights in the dtype."""
+        return model.to(device=self.device, dtype=self.weight_dtype)
 
     def precision(self) -> AbstractContextManager:
         """The context in which forwards run."""
@@ -68,8 +91,23 @@ class Workload:
         return nullcontext()
 
 
+class Contestant(Protocol):
+    """Somebody who can be given a task: a name, a kind, and a network for a workload's images.
+
+    ``network`` raises `InvalidInputError` where there is none, and RuntimeError where it cannot run.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def network(self, workload: Workload) -> nn.Module: ...
+
+
 @dataclass(frozen=True)
-class Contestant:
+class Entrant:
     """A network of ``model``, or one of its widths.
 
     ``kind``: "layers" and "folded", two forms of a timm model; "plain", ordinary layers of the same widths;
@@ -85,6 +123,20 @@ class Contestant:
         if self.kind == "folded":
             return f"{self.model} folded"
         return {"layers": self.model, "plain": "plain", "reference": "LBDN"}[self.kind]
+
+    def network(self, workload: Workload) -> nn.Module:
+        if self.kind == "layers":
+            return workload.place(create(self.model, workload))
+        if self.kind == "folded":
+            return timm_lipschitz.fold(workload.place(create(self.model, workload)))
+        with torch.device("meta"):
+            widths = widths_of(create(self.model, workload))
+        shape = (workload.in_chans, workload.num_classes, workload.img_size)
+        if self.kind == "plain":
+            return workload.place(make_plain(widths, *shape))
+        model = workload.place(make_reference(Path(self.folder), widths, *shape))
+        with workload.precision():
+            return settle(model, make_batch(workload)[0][:1])
 
 
 def create(name: str, workload: Workload) -> nn.Module:
@@ -103,25 +155,9 @@ def create(name: str, workload: Workload) -> nn.Module:
 
 
 def build(contestant: Contestant, workload: Workload) -> nn.Module:
-    """The contestant's network on the workload's device, with its seed's weights.
-
-    Raises `InvalidInputError` where there is no such network, and RuntimeError where it cannot run.
-    """
+    """The contestant's network on the workload's device, with its seed's weights. Raises as ``network`` does."""
     torch.manual_seed(workload.seed)
-    placement = {"device": workload.device, "dtype": workload.weight_dtype}
-    shape = (workload.in_chans, workload.num_classes, workload.img_size)
-    if contestant.kind in ("layers", "folded"):
-        model = create(contestant.model, workload).to(**placement)
-        model = timm_lipschitz.fold(model) if contestant.kind == "folded" else model
-    else:
-        with torch.device("meta"):
-            widths = widths_of(create(contestant.model, workload))
-        if contestant.kind == "plain":
-            model = make_plain(widths, *shape).to(**placement)
-        else:
-            model = make_reference(Path(contestant.folder), widths, *shape).to(**placement)
-            with workload.precision():
-                settle(model, make_batch(workload)[0][:1])
+    model = contestant.network(workload)
     if workload.compile:
         torch.compiler.reset()
         return torch.compile(model)  # type: ignore[return-value]

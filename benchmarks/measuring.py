@@ -17,7 +17,18 @@ import torch
 
 from benchmarks.suite import spread
 
-__all__ = ["FEWEST_ROUNDS", "Action", "Clock", "Noise", "alternate", "distribution", "make_clock", "ratio", "warm_up"]
+__all__ = [
+    "FEWEST_ROUNDS",
+    "Action",
+    "Clock",
+    "Noise",
+    "alternate",
+    "distribution",
+    "make_clock",
+    "ratio",
+    "reason",
+    "warm_up",
+]
 
 Action: TypeAlias = Callable[[], Any]
 Clock: TypeAlias = Callable[[Action], float]
@@ -63,11 +74,16 @@ def warm_up(makers: Mapping[str, Callable[[], Action]], rounds: int) -> tuple[di
             for _ in range(rounds):
                 action()
         except RuntimeError as error:
-            lines = str(error).strip().splitlines()
-            failed[name] = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            failed[name] = reason(error)
         else:
             ready[name] = action
     return ready, failed
+
+
+def reason(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def alternate(

@@ -39,25 +39,29 @@ def can_measure(device: str) -> bool:
     return device != "cpu" or (_CLEAR_REFS.exists() and "RssAnon:" in _STATUS.read_text())
 
 
-def measure_memory(contestant: Contestant, workload: Workload, task: str = "training step") -> dict[str, list[int]]:
+def measure_memory(
+    contestant: Contestant, workload: Workload, task: str = "training step", limit: int | None = None
+) -> dict[str, list[int]]:
     """Bytes ``held``, ``step`` and ``peak`` over some steps of ``task``, after two steps that are not measured.
 
-    Raises RuntimeError where the contestant cannot do it, `MeasurementError` among them where its process was killed.
+    On a CPU the process may take ``limit`` bytes. Raises RuntimeError where the contestant cannot do it,
+    `MeasurementError` among them where its process was killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(_measure, contestant, workload, task).result()
+            return pool.submit(_measure, contestant, workload, task, limit).result()
         except BrokenProcessPool as error:
             raise MeasurementError(f"the process of {contestant.name} was killed: too little memory?") from error
 
 
-def _measure(contestant: Contestant, workload: Workload, task: str) -> dict[str, list[int]]:
-    torch.set_num_threads(workload.threads)
+def _measure(contestant: Contestant, workload: Workload, task: str, limit: int | None) -> dict[str, list[int]]:
+    device = workload.set_up()
     return_freed_memory()
+    if limit is not None and device.type == "cpu":
+        _allow(limit)
     _first_tiny_step(workload)
-    device = torch.device(workload.device)
     gc.collect()
     bare = _in_use(device)
     action = prepare(contestant, workload, task)
@@ -79,6 +83,13 @@ def return_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_THRESHOLD, _BLOCK)
         library.mallopt(_M_TRIM_THRESHOLD, _BLOCK)
+
+
+def _allow(limit: int) -> None:
+    """Has the kernel refuse memory over ``limit`` bytes to this process; torch raises RuntimeError then."""
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
 
 def rise(action: Callable[[], object], device: torch.device) -> int:

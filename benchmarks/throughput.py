@@ -12,16 +12,16 @@ import itertools
 import json
 import math
 import shlex
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from benchmarks.contestants import Contestant, Workload
+    from benchmarks.contestants import Entrant, Workload
+
+    Lineup: TypeAlias = tuple[list[Entrant], list[Entrant]]
 
 SCRIPT = "benchmarks/throughput.py"
 QUESTION = "How long do a training step, inference and an input gradient take, and how much memory does training need?"
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> list[dict[str, A
     from timm_lipschitz.records import check_writable, write_atomic
 
     tasks = _chosen_tasks(options.task)
-    lineups = {workload: lineup(workload, options, tasks) for workload in _workloads(options)}
+    lineups = {workload: line_up(workload, options, tasks) for workload in _workloads(options)}
     paths = {workload: options.out / f"throughput-{workload.key}.json" for workload in lineups}
     for path in paths.values():
         if path.exists():
@@ -133,6 +133,7 @@ def _workloads(options: argparse.Namespace) -> list["Workload"]:
             device,
             dtype,
             threads,
+            options.tf32,
             options.compile,
             options.seed,
         )
@@ -140,9 +141,7 @@ def _workloads(options: argparse.Namespace) -> list["Workload"]:
     ]
 
 
-def lineup(
-    workload: "Workload", options: argparse.Namespace, tasks: Sequence[str]
-) -> dict[str, tuple[list["Contestant"], list["Contestant"]]]:
+def line_up(workload: "Workload", options: argparse.Namespace, tasks: Sequence[str]) -> dict[str, "Lineup"]:
     """For each task, the forms of the model that run it, and the rivals. Raises `InvalidInputError`.
 
     Training runs the layers. Inference runs the folded network and, to show what folding gives, the layers. An input
@@ -150,7 +149,7 @@ def lineup(
     """
     import torch
 
-    from benchmarks.contestants import Contestant, create, is_foldable
+    from benchmarks.contestants import Entrant, create, is_foldable
     from benchmarks.plain import widths_of
     from benchmarks.reference import make_reference
 
@@ -158,156 +157,60 @@ def lineup(
         widths = widths_of(create(workload.model, workload))
         if options.reference:
             make_reference(options.reference, widths, workload.in_chans, workload.num_classes, workload.img_size)
-    layers, folded = Contestant("layers", workload.model), Contestant("folded", workload.model)
+    layers, folded = Entrant("layers", workload.model), Entrant("folded", workload.model)
     forms = {"training step": [layers], "inference": [folded, layers], "input gradient": [folded]}
     lineups = {}
     for task in tasks:
-        rivals = [Contestant("plain", workload.model)]
+        rivals = [Entrant("plain", workload.model)]
         if options.reference:
-            rivals.append(Contestant("reference", workload.model, str(options.reference)))
+            rivals.append(Entrant("reference", workload.model, str(options.reference)))
         for name in dict.fromkeys(options.rival):
             folds = task != "training step" and is_foldable(name, workload)
             create(name, workload)
-            rivals.append(Contestant("folded" if folds else "layers", name))
+            rivals.append(Entrant("folded" if folds else "layers", name))
         lineups[task] = (forms[task], [rival for rival in rivals if rival not in forms[task]])
     return lineups
 
 
 def measure(
-    workload: "Workload",
-    lineups: Mapping[str, tuple[list["Contestant"], list["Contestant"]]],
-    options: argparse.Namespace,
-    command: Sequence[str],
+    workload: "Workload", lineups: Mapping[str, "Lineup"], options: argparse.Namespace, command: Sequence[str]
 ) -> dict[str, Any]:
     """One record: the times of every task, the memory of a training step, and what they were measured on."""
     from dataclasses import asdict
 
-    import torch
-
-    import timm_lipschitz
+    from benchmarks.contest import Rounds, circumstances, describe_contestant, measure_peaks, measure_times
     from benchmarks.contestants import LEARNING_RATE
     from benchmarks.measuring import Noise
     from benchmarks.memory import can_measure
     from benchmarks.reference import describe
     from timm_lipschitz.cli._stages import stages
-    from timm_lipschitz.records import Hardware, software_versions
 
-    device = torch.device(workload.device)
-    torch.set_num_threads(workload.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    torch.backends.cudnn.benchmark = True
+    workload.set_up()
     noise = Noise()
-    everyone = list(dict.fromkeys(c for forms, rivals in lineups.values() for c in (*forms, *rivals)))
+    rounds = Rounds(options.warm_up, options.repeats, options.seconds)
+    everyone = dict.fromkeys(contestant for forms, rivals in lineups.values() for contestant in (*forms, *rivals))
     with_memory = MEMORY_TASK in lineups and not options.no_memory and can_measure(workload.device)
-    parts = [*lineups, *(["memory"] if with_memory else [])]
+    steps = len(lineups) + with_memory
     tasks, memory = {}, None
     with stages() as show:
-        for position, task in enumerate(lineups):
-            show(f"{workload.key}: {task}", position, len(parts))
-            tasks[task] = measure_times(workload, task, *lineups[task], options)
+        for position, (task, lineup) in enumerate(lineups.items()):
+            show(f"{workload.key}: {task}", position, steps)
+            tasks[task] = measure_times(workload, task, *lineup, rounds)
         if with_memory:
-            show(f"{workload.key}: memory", len(lineups), len(parts))
-            memory = measure_peaks(workload, *lineups[MEMORY_TASK])
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+            show(f"{workload.key}: memory", len(lineups), steps)
+            memory = measure_peaks(workload, MEMORY_TASK, *lineups[MEMORY_TASK])
     return {
         "question": QUESTION,
         "command": shlex.join(command),
         "workload": asdict(workload),
-        "settings": {
-            "optimizer": f"Adam, learning rate {LEARNING_RATE}",
-            "warm_up": options.warm_up,
-            "repeats": options.repeats,
-            "seconds": options.seconds,
-            "tf32": options.tf32,
-        },
-        "contestants": {contestant.name: _describe(contestant, workload) for contestant in everyone},
+        "optimizer": f"Adam, learning rate {LEARNING_RATE}",
+        "rounds": asdict(rounds),
+        "contestants": {contestant.name: describe_contestant(contestant, workload) for contestant in everyone},
         "reference": describe(options.reference) if options.reference else None,
-        "machine": Hardware.detect(torch.get_num_threads(), accelerator).model_dump(mode="json"),
-        "noise": noise.summary(),
-        "versions": {**software_versions(), "timm_lipschitz": timm_lipschitz.__version__},
-        "revision": _revision(),
+        **circumstances(workload, noise),
         "tasks": tasks,
         "memory": memory,
     }
-
-
-def measure_times(
-    workload: "Workload",
-    task: str,
-    forms: Sequence["Contestant"],
-    rivals: Sequence["Contestant"],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Milliseconds of one task for every contestant, in turns, and the ratio of each form to each rival."""
-    import torch
-
-    from benchmarks.contestants import prepare
-    from benchmarks.measuring import alternate, make_clock, warm_up
-
-    makers = {c.name: partial(prepare, c, workload, task) for c in (*forms, *rivals)}
-    actions, failed = warm_up(makers, options.warm_up)
-    clock = make_clock(torch.device(workload.device))
-    times = alternate(actions, clock, options.repeats, options.seconds, workload.seed)
-    return {"unit": "milliseconds", **_compare(times, forms, rivals), "failed": failed}
-
-
-def measure_peaks(
-    workload: "Workload", forms: Sequence["Contestant"], rivals: Sequence["Contestant"]
-) -> dict[str, Any]:
-    """Bytes of a training step for every contestant, each in a process of its own."""
-    from benchmarks.memory import measure_memory
-
-    peaks, parts, failed = {}, {}, {}
-    for contestant in (*forms, *rivals):
-        try:
-            figures = measure_memory(contestant, workload, MEMORY_TASK)
-        except RuntimeError as error:
-            failed[contestant.name] = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
-            continue
-        peaks[contestant.name] = figures["peak"]
-        parts[contestant.name] = {part: statistics.median(figures[part]) for part in ("held", "step")}
-    return {"unit": "bytes", **_compare(peaks, forms, rivals), "parts": parts, "failed": failed}
-
-
-def _compare(
-    measured: Mapping[str, Sequence[float]], forms: Sequence["Contestant"], rivals: Sequence["Contestant"]
-) -> dict[str, Any]:
-    from benchmarks.measuring import distribution, ratio
-
-    return {
-        "forms": [form.name for form in forms if form.name in measured],
-        "figures": {name: {**distribution(values), "values": list(values)} for name, values in measured.items()},
-        "ratios": [
-            {"of": form.name, "to": rival.name, **ratio(measured[form.name], measured[rival.name])}
-            for form in forms
-            for rival in rivals
-            if form.name in measured and rival.name in measured
-        ],
-    }
-
-
-def _describe(contestant: "Contestant", workload: "Workload") -> dict[str, Any]:
-    """Kind and free parameters; those of the explicit weights for a folded network."""
-    from dataclasses import replace
-
-    from benchmarks.contestants import build
-
-    try:
-        model = build(contestant, replace(workload, compile=False, batch_size=1))
-    except RuntimeError:
-        return {"kind": contestant.kind, "parameters": None}
-    return {"kind": contestant.kind, "parameters": sum(parameter.numel() for parameter in model.parameters())}
-
-
-def _revision() -> dict[str, Any] | None:
-    """The commit of this repository, and whether files differ from it; None outside of a checkout."""
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
-    try:
-        commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--", "timm_lipschitz", "benchmarks/*.py"]).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit, "modified": bool(changed.strip())}
 
 
 def print_record(record: Mapping[str, Any]) -> None:

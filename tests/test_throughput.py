@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measuring, memory, reference, throughput
-from benchmarks.contestants import TASKS, Contestant, Workload, build, make_batch, prepare
+from benchmarks import contest, measuring, memory, reference, throughput
+from benchmarks.contestants import TASKS, Contestant, Entrant, Workload, build, make_batch, prepare
 from benchmarks.plain import Widths, make_plain, widths_of
 from timm_lipschitz.errors import InvalidInputError
 
@@ -139,11 +139,11 @@ def test_shown_figures_are_rounded_up() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_every_task_runs(kind, task: str, dtype: str) -> None:
     workload = Workload("sandwich_cnn", img_size=8, batch_size=2, dtype=dtype)
-    prepare(Contestant(kind, "sandwich_cnn"), workload, task)()
+    prepare(Entrant(kind, "sandwich_cnn"), workload, task)()
 
 
 def test_a_training_step_trains_every_parameter_and_drops_the_gradients() -> None:
-    model = build(Contestant("layers", "sandwich_cnn"), SMALL)
+    model = build(Entrant("layers", "sandwich_cnn"), SMALL)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     TASKS["training step"](model, *make_batch(SMALL), SMALL)()
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
@@ -152,7 +152,7 @@ def test_a_training_step_trains_every_parameter_and_drops_the_gradients() -> Non
 
 def test_an_input_gradient_needs_no_gradient_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    model = build(Contestant("folded", "sandwich_cnn"), SMALL)
+    model = build(Entrant("folded", "sandwich_cnn"), SMALL)
     monkeypatch.setattr(torch.autograd, "grad", lambda loss, leaf: asked.append(leaf))
     TASKS["input gradient"](model, *make_batch(SMALL), SMALL)()
     assert asked[0].shape == (2, 3, 8, 8)
@@ -161,7 +161,7 @@ def test_an_input_gradient_needs_no_gradient_of_weights(monkeypatch: pytest.Monk
 
 def test_both_forms_are_the_same_network() -> None:
     images, _ = make_batch(SMALL)
-    layers, folded = (build(Contestant(kind, "sandwich_cnn"), SMALL).eval() for kind in ("layers", "folded"))
+    layers, folded = (build(Entrant(kind, "sandwich_cnn"), SMALL).eval() for kind in ("layers", "folded"))
     with torch.no_grad():
         assert torch.allclose(layers(images), folded(images), atol=1e-5)
 
@@ -176,8 +176,8 @@ def test_both_forms_are_the_same_network() -> None:
 )
 def test_the_plain_network_has_the_widths_of_the_model(model: str, size: int, widths: Widths) -> None:
     workload = Workload(model, img_size=size, batch_size=1)
-    assert widths_of(build(Contestant("layers", model), workload)) == widths
-    plain = build(Contestant("plain", model), workload)
+    assert widths_of(build(Entrant("layers", model), workload)) == widths
+    plain = build(Entrant("plain", model), workload)
     modules = [module for module in plain.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     made = [module.out_channels if isinstance(module, nn.Conv2d) else module.out_features for module in modules]
     assert made == [*(width for width, _ in widths.stages), *widths.hidden, 10]
@@ -198,7 +198,7 @@ def test_widths_of_another_module_are_not_known() -> None:
 
 
 def test_the_authors_network_trains_its_late_parameter(checkout: Path) -> None:
-    contestant = Contestant("reference", "sandwich_cnn", str(checkout))
+    contestant = Entrant("reference", "sandwich_cnn", str(checkout))
     model = build(contestant, SMALL)
     TASKS["training step"](model, *make_batch(SMALL), SMALL)()
     alpha = dict(model.named_parameters())["1.alpha"]
@@ -275,7 +275,7 @@ def test_the_rise_is_the_largest_amount_held_at_once() -> None:
 
 @needs_high_water_mark
 def test_memory_of_a_training_step_grows_with_the_batch() -> None:
-    contestant = Contestant("plain", "sandwich_cnn")
+    contestant = Entrant("plain", "sandwich_cnn")
     small, large = (
         memory.measure_memory(contestant, Workload("sandwich_cnn", img_size=16, batch_size=size, threads=1))
         for size in (1, 129)
@@ -293,7 +293,7 @@ def test_memory_of_a_training_step_grows_with_the_batch() -> None:
 @needs_high_water_mark
 def test_a_process_that_cannot_do_it_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"out of|invalid|memory|allocate"):
-        memory.measure_memory(Contestant("plain", "sandwich_cnn"), Workload("sandwich_cnn", 16, 10**12, threads=1))
+        memory.measure_memory(Entrant("plain", "sandwich_cnn"), Workload("sandwich_cnn", 16, 10**12, threads=1))
 
 
 # --- the command
@@ -302,15 +302,15 @@ def test_a_process_that_cannot_do_it_says_why() -> None:
 def test_a_record_holds_times_ratios_memory_and_what_they_were_measured_on(
     tmp_path: Path, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks = {"sandwich_cnn": 2 * 2**20, "plain": 2**20, "LBDN": 4 * 2**20, "sandwich_cnn_medium": 2**20}
+    peaks = {"sandwich_cnn": 2 * 2**20, "plain": 2**20, "LBDN": 4 * 2**20, "sandwich_mlp": 2**20}
 
     def fake(contestant: Contestant, *_: object) -> dict[str, list[int]]:
         return {"held": [1], "step": [peaks[contestant.name] - 1], "peak": [peaks[contestant.name]]}
 
-    monkeypatch.setattr(memory, "measure_memory", fake)
+    monkeypatch.setattr(contest, "measure_memory", fake)
     monkeypatch.setattr(memory, "can_measure", lambda device: True)
     out = tmp_path / "out"
-    typed = ["--reference", str(checkout), "--rival", "sandwich_cnn_medium"]
+    typed = ["--reference", str(checkout), "--rival", "sandwich_mlp"]
     assert run(out, *typed) == 0
 
     (path,) = out.iterdir()
@@ -332,7 +332,7 @@ def test_a_record_holds_times_ratios_memory_and_what_they_were_measured_on(
         "input gradient": ["sandwich_cnn folded"],
     }
     for task, measured in record["tasks"].items():
-        rival = "sandwich_cnn_medium" if task == "training step" else "sandwich_cnn_medium folded"
+        rival = "sandwich_mlp" if task == "training step" else "sandwich_mlp folded"
         assert set(measured["figures"]) == {*forms[task], "plain", "LBDN", rival}
         assert measured["failed"] == {}
         for entry in measured["ratios"]:
