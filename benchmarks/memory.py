@@ -13,9 +13,10 @@ that what is resident is what is in use. GPU: torch's allocator, ``max_memory_al
 import ctypes
 import gc
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def measure_memory(
 ) -> dict[str, list[int]]:
     """Bytes ``held``, ``step`` and ``peak`` over some steps of ``task``, after two steps that are not measured.
 
-    On a CPU the process may take ``limit`` bytes. Raises RuntimeError where the contestant cannot do it,
+    On a CPU the network may take ``limit`` bytes. Raises RuntimeError where the contestant cannot do it,
     `MeasurementError` among them where its process was killed.
     """
     context = multiprocessing.get_context("forkserver")
@@ -59,21 +60,20 @@ def measure_memory(
 def _measure(contestant: Contestant, workload: Workload, task: str, limit: int | None) -> dict[str, list[int]]:
     device = workload.set_up()
     return_freed_memory()
-    if limit is not None and device.type == "cpu":
-        _allow(limit)
     _first_tiny_step(workload)
     gc.collect()
     bare = _in_use(device)
-    action = prepare(contestant, workload, task)
-    for _ in range(2):
-        action()
     figures: dict[str, list[int]] = {"held": [], "step": [], "peak": []}
-    for _ in range(MEASURED_STEPS):
-        gc.collect()
-        held = _in_use(device) - bare
-        step = rise(action, device)
-        for name, value in zip(figures, (held, step, held + step), strict=True):
-            figures[name].append(value)
+    with nullcontext() if limit is None or device.type != "cpu" else _at_most(limit):
+        action = prepare(contestant, workload, task)
+        for _ in range(2):
+            action()
+        for _ in range(MEASURED_STEPS):
+            gc.collect()
+            held = _in_use(device) - bare
+            step = rise(action, device)
+            for name, value in zip(figures, (held, step, held + step), strict=True):
+                figures[name].append(value)
     return figures
 
 
@@ -85,11 +85,17 @@ def return_freed_memory() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, _BLOCK)
 
 
-def _allow(limit: int) -> None:
-    """Has the kernel refuse memory over ``limit`` bytes to this process; torch raises RuntimeError then."""
+@contextmanager
+def _at_most(limit: int) -> Iterator[None]:
+    """Has the kernel refuse this process more than ``limit`` further bytes; torch raises RuntimeError then."""
     import resource  # not on Windows
 
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)  # the answer needs some memory too
 
 
 def rise(action: Callable[[], object], device: torch.device) -> int:

@@ -10,7 +10,6 @@ Compares MODEL, in one run and in turns, with ordinary layers of the same widths
 import argparse
 import itertools
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,35 +43,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from benchmarks.console import TASK_NAMES, count
+
     parser = argparse.ArgumentParser(prog=SCRIPT, description=QUESTION)
     parser.add_argument("models", nargs="*", default=["sandwich_cnn"], metavar="MODEL", help="a timm name")
     parser.add_argument("--rival", action="append", default=[], metavar="MODEL", help="one more, in turns with each")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a checkout of github acfr/LBDN (needs einops)")
     several = partial(parser.add_argument, action="append")
-    several("--batch-size", type=_count, metavar="N", help="repeatable (default: 256)")
-    several("--img-size", type=_count, metavar="N", help="repeatable (default: 32)")
-    several("--threads", type=_count, metavar="N", help="of the CPU; repeatable (default: 2)")
+    several("--batch-size", type=count, metavar="N", help="repeatable (default: 256)")
+    several("--img-size", type=count, metavar="N", help="repeatable (default: 32)")
+    several("--threads", type=count, metavar="N", help="of the CPU; repeatable (default: 2)")
     several("--dtype", choices=["float32", "float64", "bfloat16"], help="repeatable (default: float32)")
-    parser.add_argument("--in-chans", type=_count, default=3, metavar="N", help="channels of an image (default: 3)")
-    parser.add_argument("--num-classes", type=_count, default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--in-chans", type=count, default=3, metavar="N", help="channels of an image (default: 3)")
+    parser.add_argument("--num-classes", type=count, default=10, metavar="N", help="(default: 10)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     parser.add_argument("--compile", action="store_true", help="every contestant through torch.compile")
     parser.add_argument("--tf32", action="store_true", help="let a GPU round float32 products to TF32")
-    parser.add_argument("--task", action="append", metavar="NAME", help="time only these; repeatable (default: all)")
+    several("--task", choices=TASK_NAMES, help="repeatable (default: all)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
-    parser.add_argument("--warm-up", type=_count, default=3, metavar="N", help="rounds not timed (default: 3)")
-    parser.add_argument("--repeats", type=_count, default=30, metavar="N", help="timed rounds at most (default: 30)")
+    parser.add_argument("--warm-up", type=count, default=3, metavar="N", help="rounds not timed (default: 3)")
+    parser.add_argument("--repeats", type=count, default=30, metavar="N", help="timed rounds at most (default: 30)")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for a task's rounds (default: 60)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, images and turns (default: 0)")
     out = Path("benchmarks") / "results"
     parser.add_argument("--out", type=Path, default=out, metavar="DIR", help=f"where records go (default: {out})")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> list[dict[str, Any]]:
@@ -81,11 +76,12 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> list[dict[str, A
     What can be refused is refused before the first measurement, an existing record among it. Raises errors of the
     package.
     """
+    from benchmarks.console import TASK_NAMES
     from timm_lipschitz.errors import RunDirectoryError
     from timm_lipschitz.records import check_writable, write_atomic
 
-    tasks = _chosen_tasks(options.task)
-    lineups = {workload: line_up(workload, options, tasks) for workload in _workloads(options)}
+    tasks = [name for name in TASK_NAMES if not options.task or name in options.task]
+    lineups = {workload: lineup(workload, options, tasks) for workload in _workloads(options)}
     paths = {workload: options.out / f"throughput-{workload.key}.json" for workload in lineups}
     for path in paths.values():
         if path.exists():
@@ -99,16 +95,6 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> list[dict[str, A
         print(f"\nrecord: {paths[workload]}\n")
         records.append(record)
     return records
-
-
-def _chosen_tasks(chosen: Sequence[str] | None) -> list[str]:
-    from benchmarks.contestants import TASKS
-    from timm_lipschitz.errors import InvalidInputError
-
-    for name in chosen or ():
-        if name not in TASKS:
-            raise InvalidInputError(f"--task {name!r} is not known; the tasks are {', '.join(map(repr, TASKS))}")
-    return [name for name in TASKS if not chosen or name in chosen]
 
 
 def _workloads(options: argparse.Namespace) -> list["Workload"]:
@@ -141,7 +127,7 @@ def _workloads(options: argparse.Namespace) -> list["Workload"]:
     ]
 
 
-def line_up(workload: "Workload", options: argparse.Namespace, tasks: Sequence[str]) -> dict[str, "Lineup"]:
+def lineup(workload: "Workload", options: argparse.Namespace, tasks: Sequence[str]) -> dict[str, "Lineup"]:
     """For each task, the forms of the model that run it, and the rivals. Raises `InvalidInputError`.
 
     Training runs the layers. Inference runs the folded network and, to show what folding gives, the layers. An input
@@ -218,13 +204,14 @@ def print_record(record: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from benchmarks.console import up
     from timm_lipschitz.cli._console import output
 
     rows: list[tuple[str, Mapping[str, Any], Callable[[float], str]]] = [
-        (f"{task} [ms]", measured, lambda value: _up(value, 1)) for task, measured in record["tasks"].items()
+        (f"{task} [ms]", measured, lambda value: up(value, 1)) for task, measured in record["tasks"].items()
     ]
     if record["memory"]:
-        rows.append((f"peak memory, {MEMORY_TASK} [MiB]", record["memory"], lambda value: _up(value / 2**20, 0)))
+        rows.append((f"peak memory, {MEMORY_TASK} [MiB]", record["memory"], lambda value: up(value / 2**20, 0)))
     everyone = [(name, measured) for _, measured, _ in rows for name in measured["figures"]]
     rivals = list(dict.fromkeys(name for name, measured in everyone if name not in measured["forms"]))
     table = Table("", "model", box=None, pad_edge=False)
@@ -247,12 +234,10 @@ def print_record(record: Mapping[str, Any]) -> None:
 
 
 def _ratio_cell(entry: Mapping[str, Any]) -> str:
+    from benchmarks.console import up
+
     low, high = entry["per_round"]["quartiles"]
-    return f"{_up(entry['of_medians'], 2)} [{_up(low, 2)}, {_up(high, 2)}]"
-
-
-def _up(value: float, digits: int) -> str:
-    return f"{math.ceil(value * 10**digits) / 10**digits:,.{digits}f}"
+    return f"{up(entry['of_medians'], 2)} [{up(low, 2)}, {up(high, 2)}]"
 
 
 if __name__ == "__main__":

@@ -91,9 +91,17 @@ def test_the_attacks_of_each_script(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(torchattacks_suite.attacks_for(frozenset({"l2", "linf"}))) == {"apgd", "apgdt", "square", "fab"}
 
 
-@pytest.mark.parametrize("script", ["autoattack", "torchattacks_suite"])
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [
+        ("autoattack", "--threat-model"),
+        ("torchattacks_suite", "--threat-model"),
+        ("throughput", "--reference"),
+        ("scaling", "--memory-limit"),
+    ],
+)
 def test_a_script_starts_from_anywhere_and_hides_no_library(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = ROOT / "benchmarks" / f"{script}.py"
     monkeypatch.setattr(sys, "path", [str(path.parent), *(entry for entry in sys.path if entry not in ("", str(ROOT)))])
@@ -102,7 +110,7 @@ def test_a_script_starts_from_anywhere_and_hides_no_library(
         runpy.run_path(str(path), run_name="__main__")
 
     assert ended.value.code == 0
-    assert "--threat-model" in capsys.readouterr().out
+    assert option in capsys.readouterr().out
     assert sys.path[0] == str(ROOT)
     found = importlib.util.find_spec("autoattack")
     assert found is None or "benchmarks" not in str(found.origin)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import contest, measuring, memory, reference, throughput
+from benchmarks import console, contest, measuring, memory, reference, throughput
 from benchmarks.contestants import TASKS, Contestant, Entrant, Workload, build, make_batch, prepare
 from benchmarks.plain import Widths, make_plain, widths_of
 from timm_lipschitz.errors import InvalidInputError
@@ -127,8 +127,12 @@ def test_a_contestant_that_cannot_run_does_not_stop_the_others() -> None:
     assert failed == {"a": "RuntimeError: no kernel for this"}
 
 
+def test_the_names_of_the_tasks() -> None:
+    assert tuple(TASKS) == console.TASK_NAMES
+
+
 def test_shown_figures_are_rounded_up() -> None:
-    assert [throughput._up(1.21, 1), throughput._up(0.3001, 2), throughput._up(2000.0, 0)] == ["1.3", "0.31", "2,000"]
+    assert [console.up(1.21, 1), console.up(0.3001, 2), console.up(2000.0, 0)] == ["1.3", "0.31", "2,000"]
 
 
 # --- contestants
@@ -390,7 +394,6 @@ def test_a_rival_that_fails_is_named_and_the_rest_measured(
         (["no_such_model"], "no model is called 'no_such_model'"),
         (["--rival", "no_such_model"], "no model is called 'no_such_model'"),
         (["resnet18"], "cannot be created with"),
-        (["--task", "sleep"], "--task 'sleep' is not known"),
         (["--device", "tpu"], "--device 'tpu' is not known here"),
         (["--reference", "no/such/folder"], "no/such/folder: there is no layer.py"),
     ],
