@@ -1,16 +1,28 @@
 """``timm-lipschitz train``: a model from scratch, by its recipe."""
 
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from ._options import DataDirOption, DataOption, DeviceOption, ImageSizeOption, SeedOption
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..training import EpochFigures
 
+    OnStep: TypeAlias = Callable[[int, int, int, Tensor], None]
+    OnEpoch: TypeAlias = Callable[[EpochFigures], None]
+
 __all__ = ["train"]
+
+SHOW_EVERY = 0.2
+"""Seconds between two looks at the loss for the progress bar."""
 
 
 def train(
@@ -43,6 +55,19 @@ def train(
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror at random.", show_default=False)] = None,
     img_size: ImageSizeOption = None,
     device: DeviceOption = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(
+            "--precision",
+            help="Of the products with activations. The parameterization, the loss and the weights stay in float32.",
+        ),
+    ] = "float32",
+    grad_checkpointing: Annotated[
+        bool, typer.Option("--grad-checkpointing", help="Compute activations twice to keep fewer: less memory.")
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile: some minutes more at the start, less per step.")
+    ] = False,
 ) -> None:
     r"""Train a model and write it where every other command finds it, as local-dir:DIR.
 
@@ -51,20 +76,31 @@ def train(
     the recipe for model and data set, where the package has one; options
     replace them. Image size, channels and classes are those of the data.
 
+    Under torchrun, each process takes a GPU and its part of every batch:
+    --batch-size counts the images of all processes, and the figures are those
+    of one process within float32 rounding. The same holds for --compile and
+    --grad-checkpointing, so that these, the device and the number of processes
+    may change from --resume to --resume; the precision and all other settings
+    may not. With torchrun's --max-restarts a training whose process dies goes
+    on by itself.
+
     Examples:
       timm-lipschitz train sandwich_mlp --data mnist --data-dir DIR
       timm-lipschitz train sandwich_mlp --data mnist --data-dir DIR --resume
       timm-lipschitz train sandwich_cnn --data cifar10 --data-dir DIR \
           --epochs 50 --padding 4 --flip --margin 0.3 --out runs/cifar
+      torchrun --nproc-per-node 4 -m timm_lipschitz \
+          train sandwich_cnn --data cifar10 --data-dir DIR --precision bfloat16
     """
     from ..data import load_dataset
     from ..records import check_writable
-    from ..training import recipe_for
+    from ..training import Execution, recipe_for
     from ..training import train as run_training
     from ._command_line import print_next, typed_arguments, words
-    from ._console import output, progress
+    from ._console import output
     from ._interrupts import resumable
     from ._subjects import pick_device
+    from ._torchrun import is_first, process_group, was_restarted, words_again
 
     name = _trainable(model)
     recipe = recipe_for(name, data).with_overrides(
@@ -77,34 +113,28 @@ def train(
         padding=padding,
         flip=flip,
     )
+    execution = Execution(precision, grad_checkpointing, compile)
     where = pick_device(device)
     folder = out if out is not None else Path("runs") / f"{name}-{data}"
+    resume = resume or (was_restarted() and _has_state(folder))
     _check_free(folder, resume)
     train_data = load_dataset(data, "train", data_dir, img_size=img_size)
     validation_data = load_dataset(data, "validation", data_dir, img_size=img_size)
-    check_writable(folder)
+    if is_first():
+        check_writable(folder)
 
-    arguments = typed_arguments(ctx)
-    again = words(*arguments, *([] if resume else ["--resume"]))
+    arguments = [argument for argument in typed_arguments(ctx) if argument != "--resume"]
 
     def how_to_go_on() -> str:
         if _has_state(folder):
-            return f"the finished epochs are in {folder}; go on with:\n  {again}"
-        return f"no epoch was finished; start again with:\n  {words(*arguments)}"
+            return f"the finished epochs are in {folder}; go on with:\n  {words_again(*arguments, '--resume')}"
+        return f"no epoch was finished; start again with:\n  {words_again(*arguments)}"
 
-    with resumable(how_to_go_on), progress() as bars:
-        bar = bars.add_task("starting", total=None)
-        console = bars.console if bars.console.is_terminal and output().is_terminal else output()
-
-        def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
-            if step == 1:
-                bars.reset(bar, total=steps)
-            bars.update(bar, description=f"epoch {epoch + 1} of {recipe.epochs}, loss {loss:.4f}", completed=step)
-
-        def on_epoch(figures: "EpochFigures") -> None:
-            line = _epoch_line(figures, recipe.epochs, len(validation_data))
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    with (
+        resumable(how_to_go_on) if is_first() else nullcontext(),
+        process_group(where) as mine,
+        _reports(recipe.epochs, len(validation_data)) if is_first() else nullcontext((None, None)) as (step, epoch),
+    ):
         run_training(
             name,
             train_data,
@@ -112,11 +142,14 @@ def train(
             recipe,
             folder,
             seed=seed,
-            device=where,
+            device=mine,
+            execution=execution,
             resume=resume,
-            on_step=on_step,
-            on_epoch=on_epoch,
+            on_step=step,
+            on_epoch=epoch,
         )
+    if not is_first():
+        return
     output().print(f"trained model: local-dir:{folder}", markup=False)
     files = (
         ["--data-dir", str(data_dir)] if data_dir is not None and data != "mnist" else []
@@ -168,6 +201,31 @@ def _has_state(folder: Path) -> bool:
     from ..training.checkpoint import STATE_FILE
 
     return (folder / STATE_FILE).exists()
+
+
+@contextmanager
+def _reports(epochs: int, images: int) -> Iterator[tuple["OnStep", "OnEpoch"]]:
+    """What `training.train` calls after steps and epochs, around it: a progress bar, and a line an epoch."""
+    from ._console import output, progress
+
+    with progress() as bars:
+        bar = bars.add_task("starting", total=None)
+        console = bars.console if bars.console.is_terminal and output().is_terminal else output()
+        shown = -math.inf
+
+        def on_step(epoch: int, step: int, steps: int, loss: "Tensor") -> None:
+            nonlocal shown
+            if step == 1:
+                bars.reset(bar, total=steps)
+            if bars.disable or (step < steps and time.monotonic() - shown < SHOW_EVERY):
+                return  # reading the loss makes a GPU wait
+            bars.update(bar, description=f"epoch {epoch + 1} of {epochs}, loss {float(loss):.4f}", completed=step)
+            shown = time.monotonic()
+
+        def on_epoch(figures: "EpochFigures") -> None:
+            console.print(_epoch_line(figures, epochs, images), markup=False, highlight=False, soft_wrap=True)
+
+        yield on_step, on_epoch
 
 
 def _epoch_line(figures: "EpochFigures", epochs: int, images: int) -> str:

@@ -21,14 +21,15 @@ class BatchLoader:
     epoch n goes on with ``epoch(n + 1)``. Images cross to ``device`` as uint8 and are augmented there; move the data
     set there first (``dataset.to(device)``) and nothing crosses at all.
 
-    With several ranks, each takes its part of batches of ``batch_size * world_size`` images. With ``drop_last`` all
-    ranks see equally many full batches, as distributed training needs; without it every image is seen exactly once, the
-    last batch is shared out as evenly as possible, and where it has fewer images than there are ranks, the last ranks
+    With several ranks, each takes its part of every batch: neighbouring images, as evenly shared out as possible, the
+    first ranks one more where it does not divide. Together they see the same images with the same augmentation as one
+    process would, for which each augments the whole batch. With ``drop_last`` all ranks see equally many batches, as
+    distributed training needs; without it, where the last batch has fewer images than there are ranks, the last ranks
     have one batch fewer.
 
     Attributes:
         dataset: the images.
-        batch_size: images a batch and rank.
+        batch_size: images a batch, of all ranks together.
         shuffle: a new order every epoch; without it, the data set's own.
         seed: of the order and of the augmentation.
         augment: applied to each uint8 batch.
@@ -38,7 +39,8 @@ class BatchLoader:
         rank, world_size: which shard, of how many.
 
     Raises:
-        InvalidInputError: an argument out of range, or ``drop_last`` with less than one full batch.
+        InvalidInputError: an argument out of range, more ranks than images in a batch, or ``drop_last`` with less than
+            one full batch.
     """
 
     dataset: ImageDataset
@@ -59,15 +61,20 @@ class BatchLoader:
                 raise InvalidInputError(f"{type(self).__name__}: {name} must be an integer >= {least}, got {value!r}")
         if self.rank >= self.world_size:
             raise InvalidInputError(f"{type(self).__name__}: rank {self.rank} of {self.world_size}; ranks start at 0")
-        if self.drop_last and len(self.dataset) < self._global_batch:
+        if self.world_size > self.batch_size:
+            raise InvalidInputError(
+                f"{type(self).__name__}: batch_size {self.batch_size} on {self.world_size} ranks leaves some without "
+                "an image; use a larger batch_size or fewer processes"
+            )
+        if self.drop_last and len(self.dataset) < self.batch_size:
             raise InvalidInputError(
                 f"{type(self).__name__}: drop_last leaves no batch: {len(self.dataset)} images, batch_size "
-                f"{self.batch_size} on {self.world_size} rank(s); use a smaller batch_size or drop_last=False"
+                f"{self.batch_size}; use a smaller batch_size or drop_last=False"
             )
 
     def __len__(self) -> int:
         """Number of batches that this rank sees in an epoch."""
-        full, rest = divmod(len(self.dataset), self._global_batch)
+        full, rest = divmod(len(self.dataset), self.batch_size)
         return full + int(not self.drop_last and self.rank < rest)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,26 +99,35 @@ class BatchLoader:
             raise InvalidInputError(f"{type(self).__name__}: epoch must be an integer >= 0, got {number!r}")
         return self._batches(number)
 
-    @property
-    def _global_batch(self) -> int:
-        return self.batch_size * self.world_size
-
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.dataset)
-        # The order is common to all ranks, the augmentation is not. Both are drawn on the CPU: the same on any device.
-        order = torch.randperm(count, generator=_generator("order", self.seed, epoch)) if self.shuffle else None
-        generator = _generator("augment", self.seed, epoch, self.rank)
+        # Both are common to all ranks, and drawn on the CPU: the same on any device.
+        order = (
+            torch.randperm(count, generator=_generator("order", self.seed, epoch))
+            if self.shuffle
+            else torch.arange(count)
+        )
+        generator = _generator("augment", self.seed, epoch)
         device = self.dataset.device if self.device is None else torch.device(self.device)
-        for start in range(0, len(self) * self._global_batch, self._global_batch):
-            stop = min(start + self._global_batch, count)
-            batch = torch.arange(start, stop) if order is None else order[start:stop]
-            mine = batch.tensor_split(self.world_size)[self.rank].to(self.dataset.device)
-            images, labels = self.dataset.images[mine].to(device), self.dataset.labels[mine].to(device)
-            if self.augment is not None:
-                images = self.augment(images, generator)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            part = _part(len(batch), self.rank, self.world_size)
+            mine = batch[part].to(self.dataset.device)
+            if self.augment is None:
+                images = self.dataset.images[mine].to(device)
+            else:
+                images = self.augment(self.dataset.images[batch.to(self.dataset.device)].to(device), generator)[part]
+            labels = self.dataset.labels[mine].to(device)
             if images.dtype == torch.uint8:
                 images = to_unit_interval(images, self.dtype)
             yield images.to(self.dtype), labels
+
+
+def _part(count: int, rank: int, world_size: int) -> slice:
+    """The part of ``count`` neighbours that is this rank's, no part larger than another by more than one."""
+    share, rest = divmod(count, world_size)
+    start = rank * share + min(rank, rest)
+    return slice(start, start + share + int(rank < rest))
 
 
 def _generator(*key: str | int) -> torch.Generator:

@@ -1,12 +1,18 @@
 """The training loop, on timm's task, optimizer, scheduler and weight average.
 
-A run is a function of recipe, data, model and seed. Every epoch derives its randomness from (seed, epoch), and its end
-is saved, so a run that was interrupted and resumed gives the same weights as one that was not.
+A run is a function of recipe, data, model, seed and precision. Every epoch derives its randomness from (seed, epoch),
+and its end is saved, so a run that was interrupted and resumed gives the same weights as one that was not.
+
+Several processes (torch.distributed's default group) share out every batch of the recipe: the gradients are those of
+the whole batch, so the figures are those of one process but for the order in which float32 sums are taken.
 """
 
+import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,10 @@ from ..data import BatchLoader, ImageDataset, PadCropFlip, check_classes
 from ..errors import CheckpointError, NonFiniteError
 from ..folding import explicit_steps
 from .checkpoint import dump_metadata, load_state, save_model, save_state
+from .execution import Execution
+from .ranks import rank, require_same, sum_over_ranks, wait_for_all, world_size
 from .recipes import Recipe
+from .task import PrecisionTask
 
 __all__ = ["EpochFigures", "train"]
 
@@ -49,23 +58,29 @@ def train(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    execution: Execution | None = None,
     resume: bool = False,
-    on_step: Callable[[int, int, int, float], None] | None = None,
+    on_step: Callable[[int, int, int, Tensor], None] | None = None,
     on_epoch: Callable[[EpochFigures], None] | None = None,
 ) -> nn.Module:
     """Trains ``model_name`` (a timm name) and writes a ``local-dir:`` model to ``out``; returns the model in eval mode.
 
-    ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress. With ``resume`` the run
-    goes on behind its last finished epoch. Raises `CheckpointError` if there is nothing to resume or if the run in
-    ``out`` had other settings, `InvalidInputError` for data that does not fit, and `NonFiniteError` if the loss
-    diverges.
+    ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress; the loss of a step is a
+    scalar tensor on the device, of this process's part of the batch, and reading it waits for the device. With
+    ``resume`` the run goes on behind its last finished epoch.
+
+    Where torch.distributed has a default group, every rank calls this with the same arguments and its own device, and
+    sees the same ``out``, which the first one writes. ``recipe.batch_size`` is that of all ranks together.
+
+    Raises `CheckpointError` if there is nothing to resume or if the run in ``out`` had other settings,
+    `InvalidInputError` for data that does not fit or ranks that disagree, and `NonFiniteError` if the loss diverges.
     """
     import timm
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
-    from timm.task import ClassificationTask
     from timm.utils import unwrap_model
 
+    execution = execution or Execution()
     device = torch.device(device)
     torch.manual_seed(seed)
     channels, *size = train_data.image_shape
@@ -75,12 +90,19 @@ def train(
     )
     check_classes(model.num_classes, train_data)
 
-    task = ClassificationTask(model, recipe.make_loss(), device=device, verbose=False)
+    task = PrecisionTask(model, recipe.make_loss(), device, execution.precision)
     if recipe.ema_decay is not None:
         task.setup_ema(decay=recipe.ema_decay, use_warmup=True)
     augment = PadCropFlip(recipe.padding, recipe.flip) if recipe.padding or recipe.flip else None
     loader = BatchLoader(
-        train_data.to(device), recipe.batch_size, shuffle=True, seed=seed, augment=augment, drop_last=True
+        train_data.to(device),
+        recipe.batch_size,
+        shuffle=True,
+        seed=seed,
+        augment=augment,
+        drop_last=True,
+        rank=rank(),
+        world_size=world_size(),
     )
     steps = len(loader)
     optimizer = create_optimizer_v2(
@@ -102,9 +124,11 @@ def train(
         "recipe": recipe.to_dict(),
         "seed": seed,
         "train_data": train_data.content_hash,
+        "precision": execution.precision,
         "torch": torch.__version__.split("+")[0],
     }
     history: list[dict[str, Any]] = []
+    executions: list[dict[str, Any]] = []
     first_epoch = 0
     if resume:
         state = load_state(out)
@@ -113,29 +137,39 @@ def train(
         if task.has_ema():
             task.load_checkpoint_state(state["ema"]["state_dict_ema"], ema=True)
         optimizer.load_state_dict(state["optimizer"])
-        history, first_epoch = state["history"], state["epoch"] + 1
+        history, executions, first_epoch = state["history"], state["executions"], state["epoch"] + 1
+    require_same({**identity, "validation_data": validation_data.content_hash, "first epoch": first_epoch})
+    if first_epoch < recipe.epochs:
+        _note_execution(executions, execution.describe(device), first_epoch)
 
+    model.set_grad_checkpointing(execution.grad_checkpointing)
+    if execution.compile:
+        task.compile()
+    if world_size() > 1:
+        task.prepare_distributed(device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
     scheduler.step_update(first_epoch * steps)
     started = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
-        torch.manual_seed(_mix(seed, epoch))  # dropout
+        torch.manual_seed(_epoch_seed(seed, epoch, rank()))  # dropout
         model.train()
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(loader.epoch(epoch)):
             loss = task(images, labels)["loss"]
+            # DDP averages over the ranks: so weighted, parts of unequal size give the gradient of the whole batch
+            weighted = loss * (len(images) * world_size() / recipe.batch_size)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            weighted.backward()
             if recipe.clip_grad is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()
             update = epoch * steps + step + 1
             task.update_ema(step=update)
             scheduler.step_update(update)
-            total += loss.detach()
+            total += weighted.detach()
             if on_step is not None:
-                on_step(epoch, step + 1, steps, float(loss.detach()))
-        mean_loss = float(total) / steps
-        if not bool(torch.isfinite(total)):
+                on_step(epoch, step + 1, steps, loss.detach())
+        mean_loss = float(sum_over_ranks(total)) / world_size() / steps
+        if not math.isfinite(mean_loss):
             raise NonFiniteError(
                 f"epoch {epoch}: the loss is {mean_loss}; lower the learning rate ({recipe.learning_rate}) or set "
                 f"clip_grad; the state of the epoch before is in {out}"
@@ -144,21 +178,24 @@ def train(
         validation = evaluate_margins(averaged, validation_data, device)
         figures = EpochFigures(epoch, mean_loss, validation, time.monotonic() - started)
         history.append({"epoch": epoch, "loss": mean_loss, "validation": list(figures.validation)})
-        save_state(
-            out,
-            {
-                "identity": identity,
-                "epoch": epoch,
-                "history": history,
-                "model": task.get_checkpoint_state(),
-                "ema": task.get_checkpoint_state(ema=True),
-                "optimizer": optimizer.state_dict(),
-            },
-        )
+        if rank() == 0:
+            save_state(
+                out,
+                {
+                    "identity": identity,
+                    "epoch": epoch,
+                    "history": history,
+                    "executions": executions,
+                    "model": task.get_checkpoint_state(),
+                    "ema": task.get_checkpoint_state(ema=True),
+                    "optimizer": optimizer.state_dict(),
+                },
+            )
         if on_epoch is not None:
             on_epoch(figures)
 
     trained = unwrap_model(task.get_eval_model(ema=task.has_ema())).eval()
+    trained.set_grad_checkpointing(False)
     metadata = dump_metadata(
         **identity,
         recipe_name=f"{model_name}.{train_data.name}",
@@ -168,23 +205,36 @@ def train(
         validation_data=validation_data.content_hash,
         validation_eps=list(VALIDATION_EPS),
         history=history,
+        executions=executions,
     )
-    save_model(trained, out, model_args, metadata)
+    if rank() == 0:
+        save_model(trained, out, model_args, metadata)
+    wait_for_all(device)
     return trained
 
 
 @torch.no_grad()
 def evaluate_margins(model: nn.Module, data: ImageDataset, device: torch.device) -> tuple[float, ...]:
-    """Share of images (0 to 1) certified at each of `VALIDATION_EPS`, from logits in the model's own precision."""
+    """Share of images (0 to 1) certified at each of `VALIDATION_EPS`, from logits in the model's own precision.
+
+    In a process group every rank calls it; the batches are shared out, so their logits do not depend on the number of
+    ranks.
+    """
     was_training = model.training
     model.eval()
     bound: NetworkBound = network_bound(explicit_steps(model))
-    radius: list[Tensor] = []
-    for images, labels in BatchLoader(data.to(device), 500).epoch(0):
-        radius.append(radii(model(images).double().cpu(), labels.cpu(), bound.pairs)[1])
+    counts = torch.zeros(len(VALIDATION_EPS), dtype=torch.int64)
+    for images, labels in islice(BatchLoader(data.to(device), 500).epoch(0), rank(), None, world_size()):
+        radius = radii(model(images).double().cpu(), labels.cpu(), bound.pairs)[1]
+        counts += torch.stack([certified(radius, eps).sum() for eps in VALIDATION_EPS])
     model.train(was_training)
-    every = torch.cat(radius)
-    return tuple(float(certified(every, eps).double().mean()) for eps in VALIDATION_EPS)
+    return tuple(count / len(data) for count in sum_over_ranks(counts.to(device)).tolist())
+
+
+def _note_execution(executions: list[dict[str, Any]], now: dict[str, Any], first_epoch: int) -> None:
+    """Adds ``now`` with the epoch that it begins with, unless the run goes on as it was."""
+    if not executions or {**executions[-1], **now} != executions[-1]:
+        executions.append({"first_epoch": first_epoch, **now})
 
 
 def _require_same(now: dict[str, Any], before: dict[str, Any], out: Path) -> None:
@@ -195,6 +245,6 @@ def _require_same(now: dict[str, Any], before: dict[str, Any], out: Path) -> Non
         )
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A seed for an epoch; distinct pairs of small integers give distinct seeds."""
-    return seed * 1_000_003 + epoch
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """A seed for one rank's epoch; unrelated to those of other seeds, epochs and ranks."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}:{rank}".encode()).digest()[:8], "little") >> 1
