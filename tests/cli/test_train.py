@@ -1,6 +1,11 @@
 """``train``: what it writes, what it refuses, and that an interrupted training goes on as if nothing had happened."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,9 @@ import torch
 from cli.calls import TRAIN_OPTIONS, call, printed_commands
 from safetensors.torch import load_file
 
+import timm_lipschitz
+from timm_lipschitz.cli import _torchrun
+from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.models.loading import load_model
 from timm_lipschitz.training import RECIPES, Recipe, loop
 
@@ -167,3 +175,120 @@ def test_fewer_epochs_shorten_the_warm_up(epochs: int, warmup: float) -> None:
 
     assert (recipe.epochs, recipe.warmup_epochs) == (epochs, warmup)
     assert recipe.tuned_on == ("validation" if epochs == 10 else "nothing")
+
+
+def test_how_to_compute_is_passed_on_and_recorded(images: Path, tmp_path: Path) -> None:
+    options = (*TRAIN_OPTIONS, "--epochs", "1", "--precision", "bfloat16", "--grad-checkpointing")
+    assert call(*arguments(images, tmp_path / "m", *options)).exit_code == 0
+
+    metadata = load_model(f"local-dir:{tmp_path / 'm'}").metadata
+    assert metadata["precision"] == "bfloat16"
+    (execution,) = json.loads(metadata["executions"])
+    assert (execution["grad_checkpointing"], execution["compile"], execution["processes"]) == (True, False, 1)
+
+    other = call(*arguments(images, tmp_path / "m", *TRAIN_OPTIONS, "--epochs", "1", "--resume"))
+    assert other.exit_code == 1
+    assert "precision: 'bfloat16' -> 'float32'" in other.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_train_as_one(images: Path, tmp_path: Path) -> None:
+    # Adam makes whole steps of the rounding of gradients near zero: hence few steps, and small ones
+    options = ("--epochs", "1", "--batch-size", "15", "--margin", "0.3", "--learning-rate", "1e-4", "--flip")
+    alone = call(*arguments(images, tmp_path / "one", *options))
+    assert alone.exit_code == 0, alone.output
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together = subprocess.run(
+        [*torchrun, "-m", "timm_lipschitz", *arguments(images, tmp_path / "two", *options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(timm_lipschitz.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("epoch 1 of 1") == 1, "the first process alone prints"
+
+    first, second = (load_model(f"local-dir:{tmp_path / name}") for name in ("one", "two"))
+    assert json.loads(second.metadata["executions"])[0]["processes"] == 2
+    (epoch,), (other,) = (json.loads(loaded.metadata["history"]) for loaded in (first, second))
+    assert other["loss"] == pytest.approx(epoch["loss"], rel=1e-4)
+    assert other["validation"] == epoch["validation"]
+    weights, others = first.model.state_dict(), second.model.state_dict()
+    assert weights.keys() == others.keys()
+    for name in weights:
+        far = (weights[name] - others[name]).abs() > 1e-5
+        assert far.double().mean() < 0.01, name
+
+
+def as_process(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """This process as torchrun starts one of two, without the group."""
+    given = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "1",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        **environment,
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    @contextmanager
+    def alone(device: torch.device) -> Iterator[torch.device]:
+        yield device
+
+    monkeypatch.setattr(_torchrun, "process_group", alone)
+
+
+def test_only_the_first_process_prints(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_process(monkeypatch, RANK="1")
+    result = call(*arguments(images, tmp_path / "m", *TRAIN_OPTIONS))
+
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [("1", "--nproc-per-node 2 -m"), ("3", "--nnodes 3 --rdzv-backend c10d --rdzv-endpoint HOST:PORT")],
+)
+def test_interrupted_under_torchrun_goes_on_under_torchrun(
+    images: Path,
+    tmp_path: Path,
+    interrupt_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    machines: str,
+    expected: str,
+) -> None:
+    as_process(monkeypatch, GROUP_WORLD_SIZE=machines)
+    interrupt_at(loop, "evaluate_margins", 2)
+    result = call(*arguments(images, tmp_path / "m", *TRAIN_OPTIONS))
+
+    assert result.exit_code == 130
+    command = result.stderr.splitlines()[-1]
+    assert "torch" in command.split()[0] or "torch.distributed.run" in command
+    assert expected in command
+    assert printed_commands(command) == [[*arguments(images, tmp_path / "m", *TRAIN_OPTIONS), "--resume"]]
+
+
+def test_processes_that_torchrun_starts_anew_go_on(
+    images: Path, tmp_path: Path, interrupt_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_process(monkeypatch)
+    interrupt_at(loop, "evaluate_margins", 2)
+    command = arguments(images, tmp_path / "m", *TRAIN_OPTIONS)
+    assert call(*command).exit_code == 130
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = call(*command)
+
+    assert again.exit_code == 0, again.output
+    assert [line.split(":")[0] for line in again.stdout.splitlines()[:2]] == ["epoch 2 of 3", "epoch 3 of 3"]
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    process_group = _torchrun.process_group
+    as_process(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InvalidInputError, match="2 processes here and torch sees 1 GPUs"):
+        process_group(torch.device("cuda")).__enter__()

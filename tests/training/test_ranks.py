@@ -1,5 +1,6 @@
 """Training on several processes: the figures of one, whoever computes what."""
 
+import json
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,7 @@ def test_several_processes_train_as_one(
     for figures in together:
         assert_same_figures(figures, alone)
     assert_close(tmp_path / "several", tmp_path / "one")
-    start = load_model("sandwich_mlp", num_classes=3, in_chans=1, img_size=6)  # the tolerance is not all there is
-    moved = weights(tmp_path / "one")["stages.0.weight"] - start.model.state_dict()["stages.0.weight"]
-    assert moved.abs().max() > 1e-2
+    assert alone[-1].loss < 0.97 * alone[0].loss, "too little happened for the comparison to say anything"
 
 
 def test_a_run_resumes_on_another_number_of_processes(train_data, validation_data, tmp_path, forkserver: BaseContext):
@@ -96,16 +95,9 @@ def test_a_run_resumes_on_another_number_of_processes(train_data, validation_dat
     for figures in on_ranks(forkserver, 2, tmp_path, resume_part, datasets, SGD, out, Execution()):
         assert [epoch.epoch for epoch in figures] == [1, 2]
     assert_close(out, tmp_path / "whole")
-    assert '"processes": 1' in load_model(f"local-dir:{tmp_path / 'whole'}").metadata["executions"]
-    first, second = load_executions(out)
+    first, second = json.loads(load_model(f"local-dir:{out}").metadata["executions"])
     assert (first["first_epoch"], first["processes"]) == (0, 1)
     assert (second["first_epoch"], second["processes"]) == (1, 2)
-
-
-def load_executions(folder: Path) -> list[dict[str, Any]]:
-    import json
-
-    return json.loads(load_model(f"local-dir:{folder}").metadata["executions"])
 
 
 def disagree(rank: int) -> None:
