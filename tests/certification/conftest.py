@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("certification.networks")
+pytest.register_assert_rewrite("certification.networks", "certification.matrix_networks")

@@ -16,6 +16,7 @@ from ._group import CommandGroup
 from .certify import certify
 from .datasets import datasets
 from .evaluate import evaluate
+from .export import export
 from .leaderboard import leaderboard
 from .models import models
 from .quickstart import quickstart
@@ -59,6 +60,7 @@ def _options(
 for _command in (quickstart, models, datasets, train, certify, evaluate):
     app.command()(_command)
 app.add_typer(leaderboard)
+app.add_typer(export)
 
 
 def main() -> None:

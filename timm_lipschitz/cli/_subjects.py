@@ -41,10 +41,11 @@ def pick_device(text: str | None) -> "torch.device":
     return device
 
 
-def load_subject(spec: str, data: "ImageDataset", seed: int = 0) -> "LoadedModel":
+def load_subject(spec: str, data: "ImageDataset | None", seed: int = 0) -> "LoadedModel":
     """The model that ``spec`` names, built for the images and classes of ``data`` where it has no weights yet.
 
-    ``seed`` decides the random weights of a model without trained ones, which is worth a note on stderr.
+    Without ``data`` such a model has the sizes that it says itself. ``seed`` decides its random weights, which are
+    worth a note on stderr.
 
     Raises `InvalidInputError` and `CheckpointError` as `load_model`, and the former for another number of classes too.
     """
@@ -55,12 +56,15 @@ def load_subject(spec: str, data: "ImageDataset", seed: int = 0) -> "LoadedModel
 
     if ":" in spec and not spec.startswith(("local-dir:", "hf-hub:")) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # module:function may lie in the folder that one works in, as for `python -m`
-    channels, *size = data.image_shape
+    sizes = {}
+    if data is not None:
+        channels, *size = data.image_shape
+        sizes = {"num_classes": data.num_classes, "in_chans": channels, "img_size": tuple(size)}
     torch.manual_seed(seed)
-    loaded = load_model(spec, num_classes=data.num_classes, in_chans=channels, img_size=tuple(size))
+    loaded = load_model(spec, **sizes)
     if ":" not in spec and not _has_weights(spec):
         note(f"{spec} has no trained weights: these are random ones (seed {seed})")
-    if num_classes := getattr(loaded.model, "num_classes", None):
+    if data is not None and (num_classes := getattr(loaded.model, "num_classes", None)):
         check_classes(int(num_classes), data)
     return loaded
 

@@ -1,0 +1,63 @@
+"""``export``: what is written is the library's, and says what was proved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli.calls import call
+
+from timm_lipschitz.certification import sdp
+from timm_lipschitz.models.loading import load_model
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_certificate(trained: Path, tmp_path: Path, dtype: str) -> None:
+    out = tmp_path / "a proof"
+    result = call("export", "certificate", f"local-dir:{trained}", "--out", out, "--dtype", dtype)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    model = load_model(f"local-dir:{trained}").model
+    found, expected = sdp.check_bundle(out), sdp.sdp_certificate(model, dtype=getattr(torch, dtype))
+    assert found.lipschitz == expected.lipschitz <= model.lipschitz * (1 + 1e-6)  # type: ignore[operator]
+    for one, other in zip(found.weights, expected.weights, strict=True):
+        assert np.array_equal(one, other)
+    assert f"Lipschitz constant <= {sdp.decimal_up(found.lipschitz)}" in result.stdout
+    claim = json.loads((out / "certificate.json").read_text())
+    assert (claim["model"], claim["nominal_lipschitz"]) == (f"local-dir:{trained}", 1.0)
+    assert f"python '{out / 'check_certificate.py'}'" in result.stdout
+    done = subprocess.run([sys.executable, out / "check_certificate.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(" (")[0]) == (
+        0,
+        f"proved: {result.stdout.split(', pixels')[0][8:].strip()}",
+    )
+    assert printed_commands(result.stdout) == []
+
+
+def test_a_network_too_large_for_matrices(tmp_path: Path) -> None:
+    result = call("export", "certificate", "sandwich_cnn", "--out", tmp_path / "out")
+
+    assert result.exit_code == 1
+    assert "no trained weights" in result.stderr
+    assert "matrix entries, more than the" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_without_a_bound(without_a_bound: str, tmp_path: Path) -> None:
+    result = call("export", "certificate", without_a_bound, "--out", tmp_path / "out")
+
+    assert result.exit_code == 1
+    assert "Sequential is not certifiable" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = call("export", "certificate", f"local-dir:{trained}", "--out", tmp_path / "file" / "out")
+
+    assert result.exit_code == 1
+    assert "cannot write to" in result.stderr
