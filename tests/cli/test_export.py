@@ -32,11 +32,8 @@ def test_certificate(trained: Path, tmp_path: Path, dtype: str) -> None:
     assert (claim["model"], claim["nominal_lipschitz"]) == (f"local-dir:{trained}", 1.0)
     assert f"python '{out / 'check_certificate.py'}'" in result.stdout
     done = subprocess.run([sys.executable, out / "check_certificate.py"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split(" (")[0]) == (
-        0,
-        f"proved: {result.stdout.split(', pixels')[0][8:].strip()}",
-    )
-    assert printed_commands(result.stdout) == []
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"proved: Lipschitz constant <= {sdp.decimal_up(found.lipschitz)} (L2)")
 
 
 def test_a_network_too_large_for_matrices(tmp_path: Path) -> None:
