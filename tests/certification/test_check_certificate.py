@@ -159,7 +159,7 @@ def test_a_wrong_factor_proves_nothing(function: str, error: float, monkeypatch:
     assert proved(certificate)
     real = getattr(np.linalg, function)
     monkeypatch.setattr(np.linalg, function, lambda *arguments: real(*arguments) * (1 + error))
-    with pytest.raises(NotProvedError, match="rounding may hide|not strictly definite"):
+    with pytest.raises(NotProvedError, match=r"rounding may hide|not strictly definite"):
         prove(certificate)
 
 

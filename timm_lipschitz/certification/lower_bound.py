@@ -114,7 +114,7 @@ def _steepest_chord(function: nn.Module, x: Tensor, d: Tensor) -> Slope:
     # a margin of thousands of roundings of the outputs, and of the inputs times the slope
     hidden = 1e-12 * (_norms(y) + _norms(far) + y.shape[1] ** 0.5)
     distance = _norms((other - x).flatten(1))
-    slopes = ((_norms(far - y) - hidden) / distance * (1 - 1e-12)).flatten()
+    slopes = ((_norms(far - y) - hidden) / distance * (1 - 1e-12)).flatten().nan_to_num(nan=0.0, posinf=0.0)
     index = int(slopes.argmax())
     return Slope(max(float(slopes[index]), 0.0), x[index].cpu(), other[index].cpu())
 

@@ -1,6 +1,7 @@
 """Lipschitz-bounded layers: one parameterization a file, each with its explicit operators."""
 
 from .activations import ACTIVATIONS
+from .aol import AOLLinear
 from .cayley import cayley, cayley_inverse
 from .explicit import Affine, Sandwich, Step, collect
 from .heads import ContractionHead, NormalizedLinear
@@ -20,15 +21,18 @@ from .operators import (
     StridedConvolution,
     multiply,
 )
+from .orthogonal import OrthogonalLinear
 from .pooling import GridPool2d
 from .rescaling import Flatten, Rescale
 from .sandwich_conv import SandwichConv2d
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
 from .sequential import LipschitzSequential
+from .sll import SLLLinear
 
 __all__ = [
     "ACTIVATIONS",
+    "AOLLinear",
     "Affine",
     "Circulant",
     "ContractionHead",
@@ -43,9 +47,11 @@ __all__ = [
     "MatrixOperator",
     "NormalizedLinear",
     "Operator",
+    "OrthogonalLinear",
     "Pointwise",
     "Pooling",
     "Rescale",
+    "SLLLinear",
     "Sandwich",
     "SandwichConv2d",
     "SandwichFourierConv2d",

@@ -1,0 +1,64 @@
+"""Almost-orthogonal dense layers, for comparison with sandwich layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .explicit import Affine, Step, as_float64, optional_float64
+from .operators import Dense
+from .precision import promote
+from .sandwich_linear import check_sizes
+
+__all__ = ["AOLLinear", "almost_orthogonal"]
+
+
+def almost_orthogonal(weight: Tensor) -> Tensor:
+    """``W = P D`` of norm at most 1 for any P (q, p), with ``D = diag(sum_j |P^T P|_ij)^(-1/2)``.
+
+    Columns of zeros stay zero. ``D^-2 - P^T P`` is diagonally dominant, hence positive semidefinite, and so is ``I - D
+    P^T P D``.
+    """
+    weight = promote(weight)
+    sums = (weight.mT @ weight).abs().sum(dim=-1)
+    return weight * torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
+
+
+class AOLLinear(nn.Module):
+    """``h -> P D h + b``, see `almost_orthogonal`: 1-Lipschitz, and orthogonal only where P is.
+
+    (..., in_features) -> (..., out_features). ``weight`` (out_features, in_features) is P. Source: Prach and Lampert
+    (2022), "Almost-orthogonal layers for efficient general-purpose Lipschitz networks".
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        check_sizes("AOLLinear", in_features=in_features, out_features=out_features)
+        factory = {"device": device, "dtype": dtype}
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
+        self.bias = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # orthogonal columns: P D is an isometry then
+            with torch.no_grad():
+                self.weight.copy_(nn.init.orthogonal_(torch.empty_like(self.weight, dtype=torch.float32)))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(x.dtype)
+        return F.linear(x, almost_orthogonal(self.weight).to(x.dtype), bias)
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""
+        matrix = almost_orthogonal(as_float64(self, "weight"))
+        return [Affine(Dense(matrix, in_shape), optional_float64(self, "bias"))]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
