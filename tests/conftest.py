@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def forkserver() -> BaseContext:
-    """Start child processes from here: they begin with torch and timm imported, which otherwise takes seconds each."""
+    """Start child processes from here: they begin with the imports done, which otherwise take seconds each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm"])
+    context.set_forkserver_preload(["torch", "timm", "torchattacks", "timm_lipschitz.evaluation"])
     return context

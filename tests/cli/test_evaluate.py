@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cli.calls import call, figures, printed_commands
 
-from timm_lipschitz.evaluation.attacking import AttackedImages
+from timm_lipschitz.evaluation.attacking import Attacker
 from timm_lipschitz.records import read_run
 
 ATTACKS = ("--threat-model", "l2:0.5", "--threat-model", "l2:1", "--attack", "pgdl2", "--attack", "apgd")
@@ -95,26 +95,44 @@ def test_a_model_without_a_bound_is_attacked_and_not_certified(
     assert run.record.results.at("l2:1.0").attacks[0].attacked.count == run.record.results.clean.count
 
 
-def test_an_interrupt_keeps_the_finished_attacks(
+def test_an_interrupt_says_how_to_go_on_and_the_record_is_the_same(
     images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
 ) -> None:
-    interrupt_at(AttackedImages, "run", 3)
-    result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--run-dir", tmp_path / "r"))
-
+    typed = arguments(images, f"local-dir:{trained}", *ATTACKS, "--batch-size", 3, "--audit", 2)
+    whole = call(*typed, "--run-dir", tmp_path / "whole")
+    interrupt_at(Attacker, "attack", 6)
+    result = call(*typed, "--run-dir", tmp_path / "r")
+    (again,) = printed_commands(result.stderr)
     assert result.exit_code == 130
-    assert f"{tmp_path / 'r'} keeps the finished attacks, in a record of status partial" in result.stderr
+    assert f"finished batches are kept in {tmp_path / 'r'}" in result.stderr
+    assert again == [*typed, "--run-dir", str(tmp_path / "r"), "--resume"]
     assert read_run(tmp_path / "r").record.status == "partial"
 
+    resumed = call(*again)
+    assert (whole.exit_code, resumed.exit_code) == (0, 0), resumed.output
+    for name in ("record.json", "images.parquet", "attacks.parquet"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(read_run(tmp_path / "r").run_info.sessions) == 2
 
-def test_an_interrupt_before_the_first_attack_leaves_nothing(
-    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
+
+def test_an_interrupt_without_a_named_folder_names_it(
+    images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt_at: Callable[..., None]
 ) -> None:
-    interrupt_at(AttackedImages, "run", 1)
-    result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--run-dir", tmp_path / "r"))
+    monkeypatch.chdir(tmp_path)
+    interrupt_at(Attacker, "attack", 1)
+    typed = arguments(images, f"local-dir:{trained}", *ATTACKS, "--id", "small")
+    (again,) = printed_commands(call(*typed).stderr)
+    assert again == [*typed, "--run-dir", "runs/small-image_folder", "--resume"]
+    assert call(*again).exit_code == 0
 
-    assert result.exit_code == 130
-    assert "nothing was written" in result.stderr
-    assert list((tmp_path / "r").iterdir()) == []
+
+def test_to_resume_a_folder_must_be_named(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more, variables in ((["--resume"], {}), ([], {"RANK": "0", "WORLD_SIZE": "2"})):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        result = call(*arguments(images, "sandwich_mlp", *more))
+        assert result.exit_code == 1
+        assert "--run-dir is needed" in result.stderr
 
 
 @pytest.mark.parametrize(

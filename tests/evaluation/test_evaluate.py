@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
-import timm
 import torch
+from evaluation.small_runs import Plain, labelled_as_predicted, noise, sandwich
 from torch import nn
 
 import timm_lipschitz.evaluation.attacking as attacking
 from timm_lipschitz.attacks import AttackResult
 from timm_lipschitz.certification import certify
-from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import (
     AttackError,
     CertificateViolation,
@@ -25,47 +24,6 @@ from timm_lipschitz.errors import (
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.records import Status, read_run
 from timm_lipschitz.threat_model import ThreatModel
-
-
-def data(count: int = 12, classes: int = 3) -> ImageDataset:
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(0, 256, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
-    return ImageDataset(
-        name="noise",
-        split="test",
-        images=images,
-        labels=torch.arange(count) % classes,
-        classes=tuple(map(str, range(classes))),
-        source="test",
-    )
-
-
-def sandwich() -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model("sandwich_mlp", img_size=6, num_classes=3).eval()
-
-
-class Plain(nn.Module):
-    """A network without a known bound."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.GELU(), nn.Linear(16, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
-
-
-def labelled_as_predicted(model: nn.Module, wrong: int = 2) -> ImageDataset:
-    """The images of `data`, with the model's own predictions as labels but for the first few."""
-    images = data()
-    with torch.no_grad():
-        labels = model(images.pixels(range(len(images)))).argmax(dim=1)
-    labels[:wrong] = (labels[:wrong] + 1) % 3
-    return ImageDataset(
-        name="noise", split="test", images=images.images, labels=labels, classes=images.classes, source="test"
-    )
 
 
 def test_tables_agree_with_certificates_and_order_holds(tmp_path):
@@ -156,7 +114,7 @@ def test_chunks_have_seeds_of_their_own(tmp_path, monkeypatch):
 
 def test_modes_are_restored(tmp_path):
     model = sandwich().train()
-    evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+    evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
     assert model.training
 
 
@@ -175,6 +133,7 @@ def forged(distance: float):
             adversarial=points,
             corrected=0,
             discarded=0,
+            halved=0,
             settings={"library": "forged"},
         )
 
@@ -214,7 +173,7 @@ def test_a_flip_of_rounding_alone_lowers_the_radius_and_counts_as_broken(tmp_pat
     small, large = shift * 0.9, float(radius.max()) * 2
     monkeypatch.setattr(attacking, "run_attack", forged(shift))
     run = evaluate(model, images, [f"l2:{small!r}", f"l2:{large!r}"], ["pgdl2"], run_dir=tmp_path)
-    assert (run.images.radius <= shift * (1 + 1e-6)).all()
+    assert (run.images.radius <= shift * (1 + 1e-5)).all()
     assert run.record.certification is not None
     assert run.record.certification.lowered == 12
     below, above = run.record.results.threat_models
@@ -250,21 +209,21 @@ def test_everything_is_refused_before_work_starts(tmp_path, monkeypatch):
         ((["l2:1.0"], ["pgdl2", "pgdl2"]), InvalidInputError, "twice"),
     ):
         with pytest.raises(error, match=message):
-            evaluate(model, data(), *arguments, run_dir=tmp_path / "run")
+            evaluate(model, noise(), *arguments, run_dir=tmp_path / "run")
     with pytest.raises(InvalidInputError, match="classes"):
-        evaluate(model, data(classes=4), run_dir=tmp_path / "run")
+        evaluate(model, noise(classes=4), run_dir=tmp_path / "run")
     occupied = tmp_path / "file"
     occupied.write_text("")
     with pytest.raises(RunDirectoryError):
-        evaluate(model, data(), run_dir=occupied)
+        evaluate(model, noise(), run_dir=occupied)
 
 
 def test_a_run_directory_is_never_overwritten(tmp_path):
     model = sandwich()
-    evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+    evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
     before = (tmp_path / "record.json").read_bytes()
     with pytest.raises(RunDirectoryError, match="already holds a run"):
-        evaluate(model, data(), ["l2:0.2"], run_dir=tmp_path)
+        evaluate(model, noise(), ["l2:0.2"], run_dir=tmp_path)
     assert (tmp_path / "record.json").read_bytes() == before
 
 
@@ -273,7 +232,7 @@ def test_non_finite_logits_are_an_error_not_a_figure(tmp_path):
     with torch.no_grad():
         model.body[3].bias[1] = float("nan")
     with pytest.raises(NonFiniteError, match="image 0"):
-        evaluate(model, data(), ["l2:0.1"], run_dir=tmp_path)
+        evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
 
 
 def test_ties_are_not_correct(tmp_path):
@@ -285,7 +244,7 @@ def test_ties_are_not_correct(tmp_path):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.weight * x.flatten(1)[:, :3]
 
-    run = evaluate(Constant(), data(), ["l2:0.1"], run_dir=tmp_path)
+    run = evaluate(Constant(), noise(), ["l2:0.1"], run_dir=tmp_path)
     assert run.record.results.clean.count == 0
 
 

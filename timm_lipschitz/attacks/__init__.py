@@ -4,6 +4,7 @@
 >>> result.success, result.distance, result.settings
 """
 
+from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
 from timm_lipschitz.attacks._loop import Progress
 from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack
 from timm_lipschitz.attacks._seeding import stable_seed
@@ -23,6 +24,8 @@ __all__ = [
     "Verified",
     "attack_names",
     "find_attack",
+    "frozen_for_attack",
+    "full_float32",
     "project_to_ball",
     "run_attack",
     "stable_seed",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_lipschitz.attacks._guard import GuardedModel
+from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._outcome import Outcome
 from timm_lipschitz.attacks._plan import Kind, Perturb, Plan, SubAttack
 from timm_lipschitz.attacks._seeding import seed_generators
@@ -74,6 +75,24 @@ class AttackLoop:
         return [batch for batch in mask.nonzero().flatten().split(self.batch_size) if len(batch)]
 
     def _attack(self, guard: GuardedModel, sub_attack: SubAttack, perturb: Perturb, indices: Tensor) -> None:
+        """Attack a batch; where memory runs out, attack its two halves, each from the same seed."""
+        try:
+            self._attack_at_once(guard, sub_attack, perturb, indices)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(indices) == 1:
+                raise AttackError(
+                    f"{sub_attack.name} runs out of memory even on image {_listed(indices)} alone: {error}. Use a "
+                    "smaller model or a device with more memory."
+                ) from error
+        free_cached_memory()
+        self.outcome.halved += 1
+        for half in indices.tensor_split(2):
+            self._attack(guard, sub_attack, perturb, half)
+
+    def _attack_at_once(self, guard: GuardedModel, sub_attack: SubAttack, perturb: Perturb, indices: Tensor) -> None:
         images = self.images[indices].to(self.device)
         labels = self.labels[indices].to(self.device)
         guard.clear()

@@ -21,6 +21,7 @@ class Outcome:
         undone: (N,) bool, broken as the attack's library counts, but no longer once the point was brought inside.
         corrected: points that had to be brought inside.
         discarded: points with NaN or infinite pixels.
+        halved: how often a batch was halved because memory ran out.
     """
 
     adversarial: Tensor
@@ -29,6 +30,7 @@ class Outcome:
     undone: Tensor
     corrected: int = 0
     discarded: int = 0
+    halved: int = 0
 
     @classmethod
     def of(cls, images: Tensor, misclassified: Tensor | None = None) -> Outcome:

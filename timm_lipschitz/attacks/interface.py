@@ -43,6 +43,7 @@ class AttackResult:
         corrected: points that the attack returned outside [0, 1] or (fixed eps) farther than eps. They were clamped or
             projected to ``eps * (1 - 1e-6)`` before the test that counts.
         discarded: points that the attack returned with NaN or infinite pixels; they never count.
+        halved: how often a batch was halved because memory ran out. A halved batch meets other noise than a whole one.
         settings: what ran, ready for JSON: library and version, sub-attacks with steps, restarts and targets after
             adaptation, notes on the adaptation (none: the standard settings), kind, batch size and seed.
     """
@@ -54,6 +55,7 @@ class AttackResult:
     adversarial: Tensor
     corrected: int
     discarded: int
+    halved: int
     settings: dict[str, Any]
 
 
@@ -130,6 +132,7 @@ def _result(row: NamedAttack, threat_model: ThreatModel, outcome: Outcome, setti
         adversarial=outcome.adversarial,
         corrected=outcome.corrected,
         discarded=outcome.discarded,
+        halved=outcome.halved,
         settings=settings,
     )
 

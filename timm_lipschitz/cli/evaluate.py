@@ -1,5 +1,6 @@
 """``timm-lipschitz evaluate``: clean, certified and attacked accuracy of the same images, in a record."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +51,17 @@ def evaluate(
     seed: SeedOption = 0,
     run_dir: Annotated[
         Path | None,
-        typer.Option("--run-dir", metavar="DIR", help="A folder without a run; by default a new one in runs/."),
+        typer.Option(
+            "--run-dir", metavar="DIR", help="A folder without a run, or with --resume its own; by default in runs/."
+        ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir; start it where there is none.")
+    ] = False,
+    audit: Annotated[
+        int,
+        typer.Option("--audit", min=0, metavar="N", help="At each eps, attack so many certified images too."),
+    ] = 0,
     record_id: Annotated[
         str | None,
         typer.Option("--id", metavar="NAME", help="Name of the record in a leaderboard; by default the model's."),
@@ -68,6 +78,10 @@ def evaluate(
     correct images. An attack that succeeds inside a certified radius stops
     the run (exit code 3).
 
+    Every finished batch is kept in --run-dir: after an interrupt, --resume
+    goes on, and the record is the same. Under torchrun the ranks share the
+    work.
+
     Examples:
       timm-lipschitz evaluate sandwich_cnn.mnist --data mnist
       timm-lipschitz evaluate sandwich_cnn.mnist --data mnist \
@@ -75,8 +89,12 @@ def evaluate(
       timm-lipschitz evaluate local-dir:runs/mine --data mnist \
           --threat-model l2:1.0 --threat-model l2:1.58 \
           --attack pgdl2 --attack cw --attack-limit 200 --run-dir runs/attacked
+      torchrun --nproc-per-node 4 -m timm_lipschitz evaluate \
+          sandwich_cnn.mnist --data mnist --attack autoattack \
+          --run-dir runs/shared
     """
     from ..data import load_dataset
+    from ..errors import InvalidInputError
     from ..evaluation import DEFAULT_THREAT_MODELS
     from ..evaluation import evaluate as run_evaluation
     from ..evaluation.plan import make_plan
@@ -93,23 +111,28 @@ def evaluate(
         threat_model or DEFAULT_THREAT_MODELS, attack or ()
     )  # a wrong name is known before data and model are read
     name = make_record_id(model) if record_id is None else safe_record_id(record_id)
+    if run_dir is None and (resume or "RANK" in os.environ):
+        raise InvalidInputError(
+            f"--run-dir is needed {'to resume' if resume else 'under torchrun'}: name the run's folder"
+        )
     folder = run_dir if run_dir is not None else fresh_run_dir(Path("runs") / f"{name}-{data}")
     where = pick_device(device)
     dataset = load_dataset(data, "test", data_dir, img_size=img_size)
     loaded = load_subject(model, dataset, seed)
 
-    def what_is_left() -> str:
-        if (folder / "record.json").exists():
-            return f"{folder} keeps the finished attacks, in a record of status partial"
-        return "no attack was finished, nothing was written"
+    again = typed_arguments(ctx)
+    again += ["--run-dir", str(folder)] if run_dir is None else []
+    again += [] if resume else ["--resume"]
 
-    with resumable(what_is_left), stages() as show:
+    with resumable(f"finished batches are kept in {folder}; go on with\n  {words(*again)}"), stages() as show:
         run = run_evaluation(
             loaded,
             dataset,
             threat_model or DEFAULT_THREAT_MODELS,
             attack or (),
             run_dir=folder,
+            resume=resume,
+            audit=audit,
             limit=limit,
             attack_limit=attack_limit,
             seed=seed,
@@ -119,6 +142,8 @@ def evaluate(
             command=["timm-lipschitz", *typed_arguments(ctx)],
             progress=show,
         )
+    if os.environ.get("RANK", "0") != "0":
+        return  # rank 0 says it
     print_run(run)
     output().print(f"\nrecord: {folder / 'record.json'}", markup=False)
     print_next([words("leaderboard", "add", str(folder))])

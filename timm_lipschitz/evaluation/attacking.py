@@ -1,139 +1,100 @@
-"""The attacks of a run: who is attacked, in which chunks, and what became of every image."""
+"""One attack on one chunk of images, and the alarm for points inside a certified radius."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from ..attacks import run_attack, stable_seed
+from ..attacks import AttackResult, run_attack, stable_seed
 from ..data import ImageDataset
-from ..records import AttackSettings, AttackTable, ImageTable, Status, certified_mask
-from ..threat_model import ThreatModel
+from ..errors import NonFiniteError
+from ..records import AttackedChunk, ImageTable, Manifest, RoundingFlip
+from ..threat_model import NORMS, ThreatModel
 from .subject import Subject
+from .units import AttackUnit
 from .violation import Flip, require_rounding
 
-__all__ = ["AttackedImages"]
+__all__ = ["Attacker"]
 
 
-@dataclass
-class AttackedImages:
-    """The verdicts of a run's attacks on the first ``count`` images, collected attack by attack.
+@dataclass(frozen=True)
+class Attacker:
+    """Attacks units of a run. ``images`` holds the certificates; witnesses of violations go to ``run_dir``."""
 
-    At each threat model only images that are correct and not certified there are attacked, in chunks of ``batch_size``
-    in the order of their indices. A chunk's seed is a hash of the run's seed, threat model, attack and chunk number, so
-    that a verdict does not depend on what ran before.
-    """
-
+    manifest: Manifest
     subject: Subject
     data: ImageDataset
     images: ImageTable
-    count: int
-    seed: int
-    batch_size: int
     run_dir: Path
-    tables: list[AttackTable] = field(default_factory=list)
-    settings: dict[str, AttackSettings] = field(default_factory=dict)
-    # image -> the shortest perturbation (C, H, W) inside its certified radius that float32 alone takes for adversarial
-    _lowered: dict[int, Tensor] = field(default_factory=dict)
 
-    def run(self, threat_model: ThreatModel, attack: str, progress: Callable[[int, int, str], None] | None) -> None:
-        """Runs one attack at one threat model. Raises as `run_attack`, and `CertificateViolation`.
+    def attack(self, unit: AttackUnit, progress: Callable[[int, int, str], None] | None) -> AttackedChunk:
+        """What became of the unit's images; its seconds are left at 0.
 
-        ``progress`` is called with images done, images in all and the name of the sub-attack.
+        The seed is a hash of the run's seed, the threat model, the attack and the chunk's number, so that a verdict
+        does not depend on what ran before. Raises as `run_attack`, and `CertificateViolation`.
         """
-        pixels = int(np.prod(self.data.image_shape))
-        correct = self.images.correct[: self.count]
-        proved = certified_mask(self.images, threat_model, pixels)[: self.count]
-        undecided = np.flatnonzero(correct & ~proved)
-        status = np.where(~correct, Status.MISCLASSIFIED.value, Status.CERTIFIED.value).astype("U16")
-        status[undecided] = Status.STANDING.value
-        distance = np.full(self.count, np.nan)
-        facts: dict[str, Any] = {}
-        corrected = discarded = 0
-        for chunk, start in enumerate(range(0, len(undecided), self.batch_size)):
-            indices = undecided[start : start + self.batch_size]
-            result = run_attack(
-                self.subject.executed,
-                self.data.pixels(indices.tolist()),
-                self.data.labels[indices.tolist()],
-                threat_model,
-                attack,
-                seed=stable_seed(self.seed, str(threat_model), attack, chunk),
-                batch_size=self.batch_size,
-                progress=_offset(progress, start, len(undecided)),
-            )
-            self._alarm(result, indices, threat_model, attack)
-            broken = result.success.cpu().numpy()
-            status[indices[broken]] = Status.BROKEN.value
-            distance[indices] = result.distance.cpu().numpy()
-            facts = result.settings
-            corrected, discarded = corrected + result.corrected, discarded + result.discarded
-        self.tables.append(AttackTable.of_attack(np.arange(self.count), str(threat_model), attack, status, distance))
-        if facts or attack not in self.settings:
-            counts = {f"corrected {threat_model}": corrected, f"discarded {threat_model}": discarded}
-            before = self.settings[attack].settings if attack in self.settings else {}
-            self.settings[attack] = AttackSettings(
-                name=attack, seed=self.seed, settings={**before, **_flat(facts), **counts}
-            )
+        result = self._run(unit, progress)
+        return AttackedChunk(
+            schema_version=1,
+            run=self.manifest.sha256,
+            number=unit.number,
+            index=tuple(unit.indices.tolist()),
+            seconds=0.0,
+            threat_model=str(unit.threat_model),
+            attack=unit.attack,
+            audit=unit.audit,
+            distance=tuple(None if np.isnan(d) else d for d in result.distance.cpu().tolist()),
+            corrected=result.corrected,
+            discarded=result.discarded,
+            halved=result.halved,
+            flips=tuple(self._flips(unit, result)),
+            settings=_flat(result.settings),
+        )
 
-    def _alarm(self, result: Any, indices: np.ndarray, threat_model: ThreatModel, attack: str) -> None:
-        """Judges every point that lies inside its image's certified radius."""
-        l2 = ThreatModel.parse("l2:1")
-        clean = self.data.pixels(indices.tolist()).double()
-        perturbation = result.adversarial.cpu().double() - clean.cpu()
-        lengths = l2.distance(perturbation).numpy()
+    def _run(self, unit: AttackUnit, progress: Callable[[int, int, str], None] | None) -> AttackResult:
+        parts = (str(unit.threat_model), unit.attack, *(["audit"] if unit.audit else []), unit.number)
+        indices = unit.indices.tolist()
+        try:
+            return run_attack(
+                self.subject.executed,
+                self.data.pixels(indices, device=self.subject.device),
+                self.data.labels[indices].to(self.subject.device),
+                unit.threat_model,
+                unit.attack,
+                seed=stable_seed(self.manifest.seed, *parts),
+                batch_size=self.manifest.batch_size,
+                progress=progress,
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"in the chunk of images {indices[0]} to {indices[-1]}, counted in it: {error}"
+            ) from error
+
+    def _flips(self, unit: AttackUnit, result: AttackResult) -> list[RoundingFlip]:
+        """Judges every point that lies inside its image's certified radius: rounding, or a violation."""
+        clean = self.data.pixels(unit.indices.tolist()).double().cpu()
+        points = result.adversarial.cpu().double()
         found = ~np.isnan(result.distance.cpu().numpy())
-        for row in np.flatnonzero(found & (lengths < self.images.radius[indices])):
-            index = int(indices[row])
+        lengths = {norm: ThreatModel(norm, 1).distance(points - clean).tolist() for norm in NORMS}  # type: ignore[arg-type]
+        radius = self.images.radius[unit.indices]
+        flips = []
+        for row in np.flatnonzero(found & (np.asarray(lengths["l2"]) < radius)):
+            index = int(unit.indices[row])
             flip = Flip(
                 index,
                 int(self.images.label[index]),
                 clean[row],
-                result.adversarial[row],
-                float(lengths[row]),
-                float(self.images.radius[index]),
-                attack,
-                str(threat_model),
+                points[row],
+                lengths["l2"][row],
+                float(radius[row]),
+                unit.attack,
+                str(unit.threat_model),
             )
             require_rounding(flip, self.subject, self.run_dir)
-            before = self._lowered.get(index)
-            if before is None or flip.distance < float(l2.distance(before[None])[0]):
-                self._lowered[index] = perturbation[row]
-
-    def final_tables(self) -> tuple[ImageTable, AttackTable]:
-        """Both tables, with the radii lowered where rounding let a point inside pass.
-
-        Such an image counts as broken at every eps that reaches the point, also where it had passed as certified.
-        """
-        attacks = AttackTable.concatenate(self.tables)
-        if not self._lowered:
-            return self.images, attacks
-        radius, status, distance = self.images.radius.copy(), attacks.status.copy(), attacks.distance.copy()
-        for index, perturbation in self._lowered.items():
-            radius[index] = min(radius[index], float(ThreatModel.parse("l2:1").distance(perturbation[None])[0]))
-            for row in np.flatnonzero((attacks.index == index) & (attacks.status == Status.CERTIFIED.value)):
-                threat_model = ThreatModel.parse(str(attacks.threat_model[row]))
-                length = float(threat_model.distance(perturbation[None])[0])
-                if length <= threat_model.radius:
-                    status[row], distance[row] = Status.BROKEN.value, length
-        return replace(self.images, radius=radius), replace(attacks, status=status, distance=distance)
-
-    @property
-    def lowered(self) -> int:
-        """Number of images whose radius was lowered: float32 alone takes a point inside it for adversarial."""
-        return len(self._lowered)
-
-
-def _offset(
-    progress: Callable[[int, int, str], None] | None, start: int, total: int
-) -> Callable[[int, int, str], None] | None:
-    """Progress of a chunk's sub-attacks as images of the whole."""
-    if progress is None:
-        return None
-    return lambda done, _total, name: progress(start + done, total, name)
+            flips.append(RoundingFlip(index=index, **{norm: lengths[norm][row] for norm in NORMS}))
+        return flips
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,56 @@
-"""Clean, certified and attacked, image by image, into one run directory.
+"""Clean, certified and attacked, image by image, into one run directory that survives every interruption.
 
 Everything is certified first. At each threat model the attacks see only images that are classified correctly and not
 certified there: the others are decided by proof. An attack that succeeds inside a certified radius stops the run.
+
+The work is cut into units that follow from the manifest and the certificates alone (`units`); each leaves one file
+(`run_folder`), and the record is a function of those files (`merging`). So a run may be killed at any moment and
+resumed, or shared by the ranks of torchrun, and the record is the same, byte for byte.
 """
 
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from ..attacks import frozen_for_attack, full_float32
 from ..data import ImageDataset, check_classes
-from ..errors import InvalidInputError, RunDirectoryError
+from ..errors import InvalidInputError, RecordError, RunDirectoryError
 from ..models.loading import LoadedModel
-from ..records import Run, RunClock, Selection, check_writable, read_run
+from ..records import (
+    AttackedChunk,
+    CertifiedChunk,
+    ImageTable,
+    Run,
+    RunClock,
+    Selection,
+    check_writable,
+    read_run,
+    utc_text,
+)
 from ..threat_model import ThreatModel
-from .attacking import AttackedImages
+from ._ranks import Ranks
+from .attacking import Attacker
+from .merging import merge_attacks, merge_certified
 from .plan import make_plan
+from .run_folder import RunFolder
 from .subject import Subject
-from .writing import RunWriter
+from .units import AttackUnit, CertifyUnit, attack_units, certify_units
+from .writing import make_manifest, write_record
 
 __all__ = ["DEFAULT_THREAT_MODELS", "Progress", "evaluate"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 DEFAULT_THREAT_MODELS = ("l2:36/255", "l2:1.0")
+
+_POLL_SECONDS = 0.2
 
 
 def evaluate(
@@ -35,9 +60,11 @@ def evaluate(
     attacks: Sequence[str] = (),
     *,
     run_dir: str | Path,
+    resume: bool = False,
     limit: int | None = None,
     attack_limit: int | None = None,
     attack_at: Sequence[str | ThreatModel] | None = None,
+    audit: int = 0,
     seed: int = 0,
     batch_size: int = 250,
     device: str | torch.device | None = None,
@@ -47,20 +74,26 @@ def evaluate(
 ) -> Run:
     """Certifies and attacks a model on a data set; writes a record, two tables and ``run.json`` into ``run_dir``.
 
+    Under torchrun the ranks share the work through ``run_dir``, which all of them must see; each waits at its end for
+    the record, and returns it.
+
     Args:
         model: any torch module from images (B, C, H, W) in [0, 1] to logits (B, K), or what `load_model` gives. A model
             without a known Lipschitz bound gets no certificates, and all its correct images are attacked.
         dataset: the images.
         threat_models: certified accuracy is reported at each, e.g. ``"l2:36/255"``.
         attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat
-            models) on the first ``attack_limit`` images (default: all).
+            models), from the smallest eps up, on the first ``attack_limit`` images (default: all). An image broken at
+            one eps counts as broken at every eps that reaches the point, in the same norm.
         limit: take the first so many images (default: all).
         attack_limit: attack only the first so many of them (default: all).
         attack_at: the threat models to attack (default: all).
-        run_dir: a folder that holds no run yet.
+        audit: at each threat model, attack so many certified images all the same: those with the smallest radii.
+        run_dir: a folder that holds no run yet, or with ``resume`` this one.
+        resume: go on with the run in ``run_dir``; where there is none, start it.
         seed: of the run; every chunk of ``batch_size`` attacked images has a seed of its own, derived from it.
         batch_size: images in one chunk of an attack, and in one batch of certification.
-        device: where the network runs; CUDA where there is one, by default.
+        device: where the network runs; CUDA where there is one, by default (under torchrun each rank takes its own).
         record_id: name of the record in a leaderboard; by default the model's.
         command: the command line to write into ``run.json``; this process's by default.
         progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its
@@ -69,60 +102,206 @@ def evaluate(
     Raises:
         InvalidInputError: threat models, limits or data that do not fit the model.
         AttackError: an attack that is unknown (before anything else runs) or cannot run on this problem.
-        RunDirectoryError: ``run_dir`` cannot be written or already holds a run; before anything else runs.
+        RunDirectoryError: ``run_dir`` cannot be written, is in use, or holds a run that is not this one or is not to be
+            resumed: before anything else runs. A chunk that cannot be written or is damaged: when it happens.
         NonFiniteError: logits that are NaN or infinite.
         CertificateViolation: an attack succeeded inside a certified radius; the witness is in ``run_dir``.
 
-    An interrupt or an error during the attacks leaves the finished ones in ``run_dir``, in a record of status
-    "partial".
+    Whatever ends it early, finished chunks stay. An interrupt or an error during the attacks also leaves the attacks
+    that were finished in a record of status "partial".
     """
     clock = RunClock()
+    ranks = Ranks.of_environment()
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, type(model).__name__, type(model).__name__)
     plan = make_plan(threat_models, attacks, attack_at)
     out = Path(run_dir)
     check_writable(out)
-    if (out / "record.json").exists():
-        raise RunDirectoryError(f"{out} already holds a run; choose another folder, or delete that one")
-    for name, value in (("limit", limit), ("attack_limit", attack_limit)):
-        if value is not None and value < 1:
-            raise InvalidInputError(f"{name} must be at least 1, not {value!r}")
+    for name, value, least in (("limit", limit, 1), ("attack_limit", attack_limit, 1), ("audit", audit, 0)):
+        if value is not None and value < least:
+            raise InvalidInputError(f"{name} must be at least {least}, not {value!r}")
     evaluated = Selection.first(len(dataset) if limit is None else limit, len(dataset))
     attacked = Selection.first(min(attack_limit or evaluated.count, evaluated.count), len(dataset))
-    data = dataset.subset(evaluated.count)
     if num_classes := getattr(loaded.model, "num_classes", None):
-        check_classes(int(num_classes), data)
+        check_classes(int(num_classes), dataset)
+    where = torch.device(device) if device is not None else _default_device(ranks)
 
-    was_training = loaded.model.training
-    where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    loaded.model.eval().to(where)
-    try:
-        with clock.phase("certify"):
-            subject = Subject.of(loaded.model)
-            images = subject.certify(data, batch_size, _stage(progress, "certify"))
-        work = AttackedImages(subject, data, images, attacked.count, seed, batch_size, out)
-        writer = RunWriter(
-            loaded, dataset, evaluated, attacked, subject, plan, seed, where, record_id, clock, command, out
+    with ExitStack() as conditions:
+        conditions.enter_context(full_float32(where))
+        conditions.enter_context(frozen_for_attack(loaded.model))
+        manifest = make_manifest(
+            loaded,
+            dataset,
+            plan,
+            evaluated=evaluated,
+            attacked=attacked,
+            audit=audit,
+            seed=seed,
+            batch_size=batch_size,
+            device=where,
+            record_id=record_id,
         )
+        started, words = utc_text(clock.started), list(sys.argv if command is None else command)
+        resumed = resume or ranks.restarted
+        folder = conditions.enter_context(
+            RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words)
+        )
+        subject = Subject(loaded.model.to(where), where)
+        work = _Work(folder, subject, dataset.subset(evaluated.count), ranks, clock, words, progress)
+        return work.run()
+
+
+def _default_device(ranks: Ranks) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return (
+        torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if ranks.size > 1 else torch.device("cuda")
+    )
+
+
+@dataclass
+class _Work:
+    """The units of a run that this process computes, and the record that it writes from all of them."""
+
+    folder: RunFolder
+    subject: Subject
+    data: ImageDataset
+    ranks: Ranks
+    clock: RunClock
+    command: Sequence[str]
+    progress: Progress | None
+    _own_seconds: float = field(default=0.0, init=False)
+
+    def run(self) -> Run:
+        done = self._complete_record()
+        if done is not None:
+            return done
+        images = self._certified()
+        units = attack_units(self.folder.manifest, images)
         try:
-            for threat_model, attack in plan.attacks:
-                stage = f"{attack} at {threat_model}"
-                with clock.phase(stage):
-                    work.run(threat_model, attack, _attack_stage(progress, stage, attack))
+            self._attack(images, units)
+            if self.ranks.rank != 0:
+                return self._wait_for_record()
+            self._wait_for(units)
         except BaseException:
-            if work.tables:
-                writer.write(work, "partial")
+            if self.ranks.size == 1:
+                with suppress(RecordError, RunDirectoryError):  # the reason it stopped matters more
+                    self._write(images, units, partial=True)
             raise
-        writer.write(work, "complete")
-    finally:
-        loaded.model.train(was_training)
-    return read_run(out)
+        self._write(images, units, partial=False)
+        self.folder.remove_leftovers()
+        return read_run(self.folder.path)
 
+    def _complete_record(self) -> Run | None:
+        """The record of a run that was finished before, None where there is work left."""
+        if not self.folder.has_record:
+            return None
+        run = read_run(self.folder.path)
+        return run if run.record.status == "complete" else None
 
-def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(stage, done, total)
+    # ---- certification -------------------------------------------------------------------------------------------
 
+    def _certified(self) -> ImageTable:
+        """Every rank needs all radii. It begins where others do not, and takes what they have finished meanwhile."""
+        units = certify_units(self.folder.manifest)
+        begin = len(units) * self.ranks.rank // self.ranks.size
+        for unit in [*units[begin:], *units[:begin]]:
+            if not self.folder.has(unit.name):
+                self._certify(unit)
+        return merge_certified([self.folder.read(unit.name, CertifiedChunk) for unit in units])
 
-def _attack_stage(progress: Progress | None, stage: str, attack: str) -> Callable[[int, int, str], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total, part: progress(stage if part == attack else f"{stage}: {part}", done, total)
+    def _certify(self, unit: CertifyUnit) -> None:
+        begin = time.monotonic()
+        rows = range(unit.start, unit.stop)
+        total = len(self.data)
+        report = self.progress
+        found = self.subject.certify(
+            self.data.pixels(rows),
+            self.data.labels[unit.start : unit.stop],
+            self.folder.manifest.batch_size,
+            None if report is None else lambda done, _: report("certify", unit.start + done, total),
+        )
+        chunk = CertifiedChunk(
+            schema_version=1,
+            run=self.folder.manifest.sha256,
+            number=unit.number,
+            index=tuple(rows),
+            seconds=time.monotonic() - begin,
+            label=tuple(self.data.labels[unit.start : unit.stop].tolist()),
+            prediction=tuple(found.prediction.tolist()),
+            margin=tuple(found.margin.tolist()),
+            radius=tuple(found.radius.tolist()),
+            correct=tuple(found.correct.tolist()),
+        )
+        self.folder.write(unit.name, chunk)
+        self._own_seconds += chunk.seconds
+
+    # ---- attacks -------------------------------------------------------------------------------------------------
+
+    def _attack(self, images: ImageTable, units: Sequence[AttackUnit]) -> None:
+        attacker = Attacker(self.folder.manifest, self.subject, self.data, images, self.folder.path)
+        before = dict.fromkeys((unit.stage for unit in units), 0)
+        totals = dict(before)
+        for unit in units:
+            totals[unit.stage] += len(unit.indices)
+        for number, unit in enumerate(units):
+            if self.ranks.owns(number) and not self.folder.has(unit.name):
+                begin = time.monotonic()
+                chunk = attacker.attack(unit, self._part_progress(unit, before[unit.stage], totals[unit.stage]))
+                chunk = chunk.model_copy(update={"seconds": time.monotonic() - begin})
+                self.folder.write(unit.name, chunk)
+                self._own_seconds += chunk.seconds
+            before[unit.stage] += len(unit.indices)
+
+    def _part_progress(self, unit: AttackUnit, before: int, total: int) -> Callable[[int, int, str], None] | None:
+        """Progress of a chunk's sub-attacks as images of the whole."""
+        report = self.progress
+        if report is None:
+            return None
+
+        def show(done: int, _total: int, part: str) -> None:
+            report(unit.stage if part == unit.attack else f"{unit.stage}: {part}", before + done, total)
+
+        return show
+
+    # ---- the end -------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, units: Sequence[AttackUnit]) -> None:
+        """Until the other ranks have finished their units. A dead rank's are left to a restart."""
+        missing = [unit.name for unit in units if not self.folder.has(unit.name)]
+        total = len(units)
+        while missing:
+            if self.progress is not None:
+                self.progress("waiting for other ranks (chunks)", total - len(missing), total)
+            time.sleep(_POLL_SECONDS)
+            missing = [name for name in missing if not self.folder.has(name)]
+
+    def _wait_for_record(self) -> Run:
+        while (run := self._complete_record()) is None:
+            time.sleep(_POLL_SECONDS)
+        return run
+
+    def _write(self, images: ImageTable, units: Sequence[AttackUnit], *, partial: bool) -> None:
+        """The record of all attacks, or of those that are finished, if there are any."""
+        manifest = self.folder.manifest
+        pairs = [(ThreatModel.parse(text), attack) for text in manifest.attack_at for attack in manifest.attacks]
+        if partial:
+            open_stages = {unit.stage for unit in units if not self.folder.has(unit.name)}
+            pairs = [(at, attack) for at, attack in pairs if f"{attack} at {at}" not in open_stages]
+            if not pairs:
+                return
+        stages = {f"{attack} at {at}" for at, attack in pairs}
+        chunks = [self.folder.read(unit.name, AttackedChunk) for unit in units if unit.stage in stages]
+        certified = [self.folder.read(unit.name, CertifiedChunk) for unit in certify_units(manifest)]
+        seconds = {"certify": sum(chunk.seconds for chunk in certified), **dict.fromkeys(sorted(stages), 0.0)}
+        for chunk in chunks:
+            seconds[f"{chunk.attack} at {chunk.threat_model}"] += chunk.seconds
+        write_record(
+            self.folder,
+            merge_attacks(manifest, images, pairs, chunks),
+            "partial" if partial else "complete",
+            clock=self.clock,
+            seconds=seconds,
+            elsewhere=max(0.0, sum(seconds.values()) - self._own_seconds),
+            device=self.subject.device,
+            command=self.command,
+        )

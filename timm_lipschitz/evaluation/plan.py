@@ -12,10 +12,14 @@ __all__ = ["Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Threat models at which certified accuracy is reported, and the attacks to run, both from the smallest eps up."""
+    """Threat models at which certified accuracy is reported, those that are attacked, and the attacks.
+
+    Threat models go from the smallest eps up.
+    """
 
     threat_models: tuple[ThreatModel, ...]
-    attacks: tuple[tuple[ThreatModel, str], ...]
+    attack_at: tuple[ThreatModel, ...]
+    attacks: tuple[str, ...]
 
 
 def make_plan(
@@ -39,7 +43,7 @@ def make_plan(
     for threat_model in at:
         for attack in attacks:
             find_attack(attack, threat_model.norm)
-    return Plan(every, tuple((threat_model, attack) for threat_model in at for attack in attacks))
+    return Plan(every, at if attacks else (), tuple(attacks))
 
 
 def _parse(threat_models: Sequence[str | ThreatModel]) -> tuple[ThreatModel, ...]:

@@ -2,74 +2,70 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..certification import certify
-from ..data import BatchLoader, ImageDataset
 from ..errors import NonFiniteError
 from ..folding import explicit_steps, fold, fold_steps, input_shape
-from ..records import ImageTable
 
-__all__ = ["Subject"]
+__all__ = ["CleanAndCertified", "Subject"]
+
+
+@dataclass(frozen=True)
+class CleanAndCertified:
+    """Columns of the table of images for B images, on the CPU: int64, float64 and bool tensors (B,)."""
+
+    prediction: Tensor
+    margin: Tensor
+    radius: Tensor
+    correct: Tensor
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation, in eval mode on its device.
-
-    Attributes:
-        model: as given.
-        executed: what the attacks run: the folded network in float32, or the model itself where it cannot be folded.
-        certifiable: whether it has a known Lipschitz bound.
-    """
+    """A model under evaluation, in eval mode on ``device``. ``certifiable``: whether it has a known Lipschitz bound."""
 
     model: nn.Module
-    executed: nn.Module
-    certifiable: bool
+    device: torch.device
 
-    @classmethod
-    def of(cls, model: nn.Module) -> "Subject":
-        certifiable = hasattr(model, "explicit")
-        return cls(model, fold(model).float() if certifiable else model, certifiable)
+    @property
+    def certifiable(self) -> bool:
+        return hasattr(self.model, "explicit")
+
+    @cached_property
+    def executed(self) -> nn.Module:
+        """What the attacks run: the folded network in float32, or the model itself where it cannot be folded."""
+        return fold(self.model).float().to(self.device).requires_grad_(False) if self.certifiable else self.model
 
     @torch.no_grad()
-    def certify(self, data: ImageDataset, batch_size: int, progress: Callable[[int, int], None] | None) -> ImageTable:
-        """The per-image table of ``data``; radii are 0 for a model without certificates.
+    def certify(
+        self, images: Tensor, labels: Tensor, batch_size: int, progress: Callable[[int, int], None] | None
+    ) -> CleanAndCertified:
+        """Predictions and certified radii of images (B, C, H, W); radii are 0 for a model without certificates.
 
         An image is correct if the label's logit exceeds every other one: a tie is not. Raises `NonFiniteError` for
         logits that are NaN or infinite.
         """
         if self.certifiable:
-            found = certify(
-                self.model, data.pixels(range(len(data))), data.labels, batch_size=batch_size, progress=progress
-            )
+            found = certify(self.model, images, labels, batch_size=batch_size, progress=progress)
             prediction, margin, radius = found.prediction, found.margin, found.radius
         else:
-            logits = self._logits(data, batch_size, progress)
+            logits = self._logits(images, batch_size, progress)
             prediction = logits.argmax(dim=1)
-            own = torch.nn.functional.one_hot(data.labels.cpu(), logits.shape[1]).bool()
+            own = torch.nn.functional.one_hot(labels.cpu(), logits.shape[1]).bool()
             margin = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
             radius = torch.zeros_like(margin)
-        return ImageTable(
-            index=np.arange(len(data)),
-            label=data.labels.cpu().numpy(),
-            prediction=prediction.numpy(),
-            margin=margin.numpy(),
-            radius=radius.numpy(),
-            correct=(margin > 0).numpy(),
-        )
+        return CleanAndCertified(prediction, margin, radius, margin > 0)
 
-    def _logits(self, data: ImageDataset, batch_size: int, progress: Callable[[int, int], None] | None) -> Tensor:
-        device = next(self.model.parameters()).device
-        logits, done = [], 0
-        for images, _ in BatchLoader(data, batch_size, device=device).epoch(0):
-            logits.append(self.executed(images).double().cpu())
-            done += len(images)
+    def _logits(self, images: Tensor, batch_size: int, progress: Callable[[int, int], None] | None) -> Tensor:
+        logits = []
+        for start in range(0, len(images), batch_size):
+            logits.append(self.executed(images[start : start + batch_size].to(self.device)).double().cpu())
             if progress is not None:
-                progress(done, len(data))
+                progress(min(start + batch_size, len(images)), len(images))
         every = torch.cat(logits)
         finite = torch.isfinite(every).all(dim=1)
         if not bool(finite.all()):
@@ -79,8 +75,8 @@ class Subject:
             )
         return every
 
+    @cached_property
     def float64(self) -> nn.Module:
         """The folded network in float64, which a certificate speaks of."""
-        device = next(self.model.parameters()).device
         steps = explicit_steps(self.model)
-        return fold_steps(steps, input_shape(self.model), float(self.model.lipschitz)).to(device)  # type: ignore[arg-type]
+        return fold_steps(steps, input_shape(self.model), float(self.model.lipschitz)).to(self.device)  # type: ignore[arg-type]

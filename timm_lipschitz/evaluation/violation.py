@@ -39,9 +39,8 @@ class Flip:
 @torch.no_grad()
 def require_rounding(flip: Flip, subject: Subject, run_dir: Path) -> None:
     """Returns if float64 does not confirm the flip; else saves the witness and raises `CertificateViolation`."""
-    network = subject.float64()
-    pair = torch.stack([flip.image, flip.point]).to(next(network.parameters()).device, torch.float64)
-    logits = network(pair).cpu()
+    pair = torch.stack([flip.image.to(flip.point.device), flip.point]).to(subject.device, torch.float64)
+    logits = subject.float64(pair).cpu()
     if int(logits[1].argmax()) == flip.label:
         return
     path = run_dir / "violation.safetensors"

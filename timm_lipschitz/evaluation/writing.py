@@ -1,11 +1,14 @@
-"""From an evaluation to its files: who the model is, on what data, by which settings."""
+"""Who is evaluated, on what, by which settings: the manifest before a run, the record after it."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+import timm_lipschitz
 
 from ..certification import ARITHMETIC
 from ..data import ImageDataset
@@ -14,6 +17,7 @@ from ..records import (
     CertificationInfo,
     DatasetInfo,
     Hardware,
+    Manifest,
     ModelInfo,
     NumericFlags,
     RunClock,
@@ -25,79 +29,132 @@ from ..records import (
     software_versions,
     write_run,
 )
-from .attacking import AttackedImages
+from ..threat_model import ThreatModel
+from .merging import Verdicts
 from .plan import Plan
-from .subject import Subject
+from .run_folder import RunFolder
 
-__all__ = ["RunWriter"]
+__all__ = ["make_manifest", "write_record"]
 
 
-@dataclass(frozen=True)
-class RunWriter:
-    """Everything that a record states besides its figures."""
+def make_manifest(
+    loaded: LoadedModel,
+    dataset: ImageDataset,
+    plan: Plan,
+    *,
+    evaluated: Selection,
+    attacked: Selection | None,
+    audit: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    record_id: str | None,
+) -> Manifest:
+    """The manifest of a run under the numeric settings that hold now."""
+    model = loaded.model
+    certifiable = hasattr(model, "explicit")
+    return Manifest(
+        schema_version=1,
+        id=record_id or make_record_id(loaded.name),
+        model=ModelInfo(
+            name=loaded.name,
+            family=loaded.family,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            input_size=dataset.image_shape,
+            num_classes=int(getattr(model, "num_classes", dataset.num_classes)),
+            lipschitz=float(model.lipschitz) if certifiable else None,  # type: ignore[arg-type]
+            weights_sha256=weights_sha256(model),
+        ),
+        model_class=f"{type(model).__module__}.{type(model).__qualname__}",
+        dataset=DatasetInfo(
+            name=dataset.name,
+            split=dataset.split,
+            size=len(dataset),
+            content_sha256=dataset.content_hash,
+            evaluated=evaluated,
+        ),
+        training=_training_info(loaded.metadata),
+        arithmetic=ARITHMETIC if certifiable else None,
+        threat_models=tuple(map(str, plan.threat_models)),
+        attack_at=tuple(map(str, plan.attack_at)),
+        attacks=plan.attacks,
+        attacked=attacked if plan.attacks else None,
+        audit=audit,
+        seed=seed,
+        batch_size=batch_size,
+        numeric=NumericFlags(
+            device=device.type,
+            attack_dtype="float32",
+            tf32_matmul=bool(torch.backends.cuda.matmul.allow_tf32),
+            tf32_cudnn=torch.backends.cudnn.allow_tf32,
+            autocast=torch.is_autocast_enabled(device.type),
+        ),
+        versions=software_versions(),
+        code_sha256=_code_sha256(),
+    )
 
-    loaded: LoadedModel
-    dataset: ImageDataset
-    evaluated: Selection
-    attacked: Selection
-    subject: Subject
-    plan: Plan
-    seed: int
-    device: torch.device
-    record_id: str | None
-    clock: RunClock
-    command: Sequence[str] | None
-    run_dir: Path
 
-    def write(self, work: AttackedImages, status: Literal["complete", "partial"]) -> None:
-        """Writes the four files of the run. Raises `RecordError` and `RunDirectoryError` as `write_run`."""
-        images, attacks = work.final_tables()
-        model = self.loaded.model
-        lipschitz = float(model.lipschitz) if self.subject.certifiable else None  # type: ignore[arg-type]
-        settings = tuple(work.settings.values())
-        record = make_record(
-            record_id=self.record_id or make_record_id(self.loaded.name),
-            model=ModelInfo(
-                name=self.loaded.name,
-                family=self.loaded.family,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                input_size=self.dataset.image_shape,
-                num_classes=int(getattr(model, "num_classes", self.dataset.num_classes)),
-                lipschitz=lipschitz,
-                weights_sha256=weights_sha256(model),
-            ),
-            dataset=DatasetInfo(
-                name=self.dataset.name,
-                split=self.dataset.split,
-                size=len(self.dataset),
-                content_sha256=self.dataset.content_hash,
-                evaluated=self.evaluated,
-            ),
-            certification=(
-                CertificationInfo(arithmetic=ARITHMETIC, images=self.evaluated.count, lowered=work.lowered)
-                if self.subject.certifiable
-                else None
-            ),
-            threat_models=self.plan.threat_models,
-            images=images,
-            attack_table=attacks,
-            attacks=settings,
-            attacked=self.attacked if settings else None,
-            seed=self.seed,
-            numeric=NumericFlags(
-                device=self.device.type,
-                attack_dtype="float32",
-                tf32_matmul=bool(torch.backends.cuda.matmul.allow_tf32),
-                tf32_cudnn=torch.backends.cudnn.allow_tf32,
-                autocast=torch.is_autocast_enabled(self.device.type),
-            ),
-            versions=software_versions(),
-            training=_training_info(self.loaded.metadata),
-            status=status,
-        )
-        accelerator = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        hardware = Hardware.detect(torch.get_num_threads(), accelerator)
-        write_run(self.run_dir, record, images, attacks, RunInfo.from_clock(self.clock, hardware, self.command))
+def write_record(
+    folder: RunFolder,
+    verdicts: Verdicts,
+    status: Literal["complete", "partial"],
+    *,
+    clock: RunClock,
+    seconds: dict[str, float],
+    elsewhere: float,
+    device: torch.device,
+    command: Sequence[str] | None,
+) -> None:
+    """Writes the four files of a run; the record is a function of the manifest and the chunks alone.
+
+    ``seconds`` are those of the chunks by phase, ``elsewhere`` what of them other sessions and ranks spent. Raises
+    `RecordError` and `RunDirectoryError` as `write_run`.
+    """
+    manifest = folder.manifest
+    evaluated = manifest.dataset.evaluated.count
+    record = make_record(
+        record_id=manifest.id,
+        model=manifest.model,
+        dataset=manifest.dataset,
+        certification=(
+            CertificationInfo(arithmetic=manifest.arithmetic, images=evaluated, lowered=verdicts.lowered)
+            if manifest.arithmetic is not None
+            else None
+        ),
+        threat_models=[ThreatModel.parse(text) for text in manifest.threat_models],
+        images=verdicts.images,
+        attack_table=verdicts.attacks,
+        attacks=verdicts.settings,
+        attacked=manifest.attacked if verdicts.settings else None,
+        seed=manifest.seed,
+        numeric=manifest.numeric,
+        versions=manifest.versions,
+        training=manifest.training,
+        status=status,
+    )
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    info = RunInfo.from_clock(clock, Hardware.detect(torch.get_num_threads(), accelerator), command)
+    sessions = folder.sessions()
+    info = info.model_copy(
+        update={
+            "started": min([info.started, *(session.started for session in sessions)]),
+            "seconds": seconds,
+            "total_seconds": info.total_seconds + elsewhere,
+            "sessions": sessions,
+        }
+    )
+    write_run(folder.path, record, verdicts.images, verdicts.attacks, info)
+
+
+@cache
+def _code_sha256() -> str:
+    """SHA-256 over the names and contents of this package's source files."""
+    root = Path(timm_lipschitz.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _training_info(metadata: dict[str, str]) -> TrainingInfo | None:

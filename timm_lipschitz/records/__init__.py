@@ -6,10 +6,13 @@ when the record is read.
 """
 
 from timm_lipschitz.records._files import check_writable, read_regular_file, write_all_atomic, write_atomic
+from timm_lipschitz.records._json import from_json, to_json
 from timm_lipschitz.records.certified import certified_mask, l2_threshold
-from timm_lipschitz.records.clock import RunClock
+from timm_lipschitz.records.chunks import AttackedChunk, CertifiedChunk, RoundingFlip, read_chunk, write_chunk
+from timm_lipschitz.records.clock import RunClock, utc_text
 from timm_lipschitz.records.identifiers import make_record_id, safe_record_id
-from timm_lipschitz.records.run_info import Hardware, RunInfo, software_versions
+from timm_lipschitz.records.manifest import Manifest
+from timm_lipschitz.records.run_info import Hardware, RunInfo, Session, software_versions
 from timm_lipschitz.records.schema import (
     SCHEMA_VERSION,
     AttackFigures,
@@ -36,40 +39,50 @@ __all__ = [
     "AttackFigures",
     "AttackSettings",
     "AttackTable",
+    "AttackedChunk",
     "CertificationInfo",
+    "CertifiedChunk",
     "DatasetInfo",
     "Figure",
     "Hardware",
     "ImageTable",
+    "Manifest",
     "ModelInfo",
     "NumericFlags",
     "Record",
     "Results",
+    "RoundingFlip",
     "Run",
     "RunBytes",
     "RunClock",
     "RunFiles",
     "RunInfo",
     "Selection",
+    "Session",
     "Status",
     "TableHashes",
     "ThreatModelFigures",
     "TrainingInfo",
     "certified_mask",
     "check_writable",
+    "from_json",
     "l2_threshold",
     "make_record",
     "make_record_id",
     "parse_run",
     "percent_down",
     "percent_up",
+    "read_chunk",
     "read_regular_file",
     "read_run",
     "safe_record_id",
     "software_versions",
     "summarize",
+    "to_json",
+    "utc_text",
     "wilson_interval",
     "write_all_atomic",
     "write_atomic",
+    "write_chunk",
     "write_run",
 ]

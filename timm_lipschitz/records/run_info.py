@@ -49,12 +49,24 @@ class Hardware(StrictModel):
         )
 
 
+class Session(StrictModel):
+    """One process that worked on a run: a run that was interrupted, or that several ranks shared, has several."""
+
+    started: UtcTime
+    host: Text
+    rank: Count
+    command: tuple[Argument, ...]
+
+
 class RunInfo(StrictModel):
     """``run.json``: the command line as its arguments, start and end in UTC, and seconds of a monotonic clock.
 
     Attributes:
-        seconds: wall time by phase; phases need not add up to the total.
-        total_seconds: wall time of the whole run.
+        command: of the process that finished the run.
+        started: start of the first session.
+        seconds: wall time by phase, over all sessions and ranks; phases need not add up to the total.
+        total_seconds: wall time of the session that finished the run, and of the batches that others did.
+        sessions: all of them, in the order of their start.
     """
 
     schema_version: SchemaVersion
@@ -65,10 +77,11 @@ class RunInfo(StrictModel):
     finished: UtcTime
     seconds: dict[Name, Seconds]
     total_seconds: Seconds
+    sessions: tuple[Session, ...] = ()
 
     @classmethod
     def from_clock(cls, clock: RunClock, hardware: Hardware, command: Sequence[str] | None = None) -> Self:
-        """The run that ``clock`` timed, on this host; ``command`` defaults to this process's."""
+        """A run in one session, which ``clock`` timed, on this host; ``command`` defaults to this process's."""
         return cls(
             schema_version=1,
             command=tuple(sys.argv if command is None else command),

@@ -1,17 +1,17 @@
 """A run on disk: four files, written together, and believed only after everything in them was checked."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import ValidationError
 
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.records._files import read_regular_file, write_all_atomic
+from timm_lipschitz.records._json import describe, differences, from_json, to_json
 from timm_lipschitz.records.run_info import RunInfo
 from timm_lipschitz.records.schema import (
     SCHEMA_VERSION,
@@ -21,9 +21,7 @@ from timm_lipschitz.records.schema import (
     ModelInfo,
     NumericFlags,
     Record,
-    Results,
     Selection,
-    StrictModel,
     TableHashes,
     TrainingInfo,
 )
@@ -33,7 +31,6 @@ from timm_lipschitz.threat_model import ThreatModel
 
 _MAX_JSON_BYTES = 16 << 20
 _MAX_TABLE_BYTES = 1 << 30
-_Schema = TypeVar("_Schema", bound=StrictModel)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def make_record(
             tables=tables,
         )
     except ValidationError as error:
-        raise RecordError(_describe("record", error)) from error
+        raise RecordError(describe("record", error)) from error
     _check(record, images, attack_table)
     return record
 
@@ -161,7 +158,7 @@ def write_run(run_dir: Path | str, record: Record, images: ImageTable, attacks: 
         RunDirectoryError: a file could not be written; what was there before is intact.
     """
     contents = RunBytes(
-        record=_to_json(record), images=images.to_parquet(), attacks=attacks.to_parquet(), run_info=_to_json(run_info)
+        record=to_json(record), images=images.to_parquet(), attacks=attacks.to_parquet(), run_info=to_json(run_info)
     )
     parse_run(contents)
     RunFiles.of_run(run_dir).write(contents)
@@ -183,8 +180,8 @@ def parse_run(contents: RunBytes) -> Run:
     Raises:
         RecordError: as `read_run`.
     """
-    record = _from_json(Record, contents.record, "record.json")
-    run_info = _from_json(RunInfo, contents.run_info, "run.json")
+    record = from_json(Record, contents.record, "record.json")
+    run_info = from_json(RunInfo, contents.run_info, "run.json")
     evaluated = record.dataset.evaluated.count
     rows = evaluated * len(record.attacks) * len(record.results.threat_models)
     for data, expected, name in (
@@ -223,67 +220,8 @@ def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:
     threat_models = [ThreatModel.parse(figures.threat_model) for figures in record.results.threat_models]
     computed = summarize(images, attacks, threat_models, record.model.pixels)
     if computed != record.results:
-        raise RecordError(f"record.json: results.{_first_difference(record.results, computed)}")
-
-
-def _to_json(model: StrictModel) -> bytes:
-    """Canonical JSON: ASCII, two spaces, fields in the schema's order, a newline at the end."""
-    return (json.dumps(model.model_dump(mode="json"), indent=2, allow_nan=False) + "\n").encode("ascii")
-
-
-def _from_json(schema: type[_Schema], data: bytes, name: str) -> _Schema:
-    try:
-        parsed = json.loads(data, object_pairs_hook=_unique_keys)
-        version = parsed.get("schema_version") if isinstance(parsed, dict) else None
-        if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA_VERSION:
-            raise RecordError(
-                f"{name}: schema_version is {version}; this version of timm-lipschitz reads {SCHEMA_VERSION}: update it"
-            )
-        return schema.model_validate_json(data)
-    except ValidationError as error:
-        raise RecordError(_describe(name, error)) from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{name} is not valid JSON: {error}") from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"field given twice: {next(key for key in keys if keys.count(key) > 1)!r}")
-    return result
-
-
-def _describe(name: str, error: ValidationError) -> str:
-    """The first few broken fields with what was given."""
-    lines = []
-    for detail in error.errors(include_url=False)[:5]:
-        field = ".".join(str(part) for part in detail["loc"]) or "(whole)"
-        lines.append(f"{name}: {field}: {detail['msg']}, got {repr(detail['input'])[:80]}")
-    if error.error_count() > len(lines):
-        lines.append(f"and {error.error_count() - len(lines)} more")
-    return "\n".join(lines)
-
-
-def _first_difference(stored: Results, computed: Results) -> str:
-    flat_stored, flat_computed = _flatten(stored.model_dump()), _flatten(computed.model_dump())
-    for field in [*flat_stored, *flat_computed]:
-        if flat_stored.get(field) != flat_computed.get(field):
-            return f"{field} is {flat_stored.get(field)}, the tables give {flat_computed.get(field)}"
-    raise AssertionError("the results are equal")
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, tuple):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        field, stored, expected = differences(record.results, computed)[0]
+        raise RecordError(f"record.json: results.{field} is {stored}, the tables give {expected}")
 
 
 def _sha256(data: bytes) -> str:

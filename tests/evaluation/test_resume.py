@@ -1,0 +1,289 @@
+"""A run directory survives SIGKILL, failing writes, damage and company, and the record is the same, byte for byte."""
+
+import errno
+import importlib
+import json
+import os
+import random
+import signal
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation.small_runs import (
+    contents,
+    events,
+    labelled_as_predicted,
+    run_as_rank,
+    run_until_killed,
+    run_with_file_limit,
+    sandwich,
+    small_run,
+)
+
+from timm_lipschitz.errors import RunDirectoryError
+from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.evaluation._lock import locked
+from timm_lipschitz.evaluation._ranks import Ranks
+from timm_lipschitz.evaluation.attacking import Attacker
+from timm_lipschitz.records import _files, read_run, software_versions
+
+KILLS = 30
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    small_run(folder)
+    return folder
+
+
+def test_a_finished_run_holds_one_chunk_a_batch_and_no_leftovers(undisturbed: Path) -> None:
+    names = sorted(path.name for path in (undisturbed / "chunks").iterdir())
+    assert names[-3:] == [f"certified-{number:05d}.chunk" for number in range(3)]
+    assert {name[:2] for name in names} == {"00", "01", "02", "ce"}
+    assert any("-audit-" in name for name in names)
+    assert len(names) > 12
+    assert not list(undisturbed.rglob("*.tmp"))
+
+
+def test_killed_at_thirty_moments(undisturbed: Path, tmp_path: Path, forkserver: BaseContext) -> None:
+    """Runs are killed at random changes to the file system, several times each, until they come through."""
+    moments, kills, runs = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder = tmp_path / f"run-{runs}"
+        folder.mkdir()
+        runs += 1
+        while kills < KILLS:
+            process = forkserver.Process(target=run_until_killed, args=(folder, moments.randint(1, 60)))
+            process.start()
+            process.join()
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+        small_run(folder, resume=True)
+        assert contents(folder) == contents(undisturbed)
+        assert not list(folder.rglob("*.tmp"))
+        assert len((folder / "log.jsonl").read_text().splitlines()) >= len(read_run(folder).run_info.sessions) > 0
+
+
+def test_at_most_one_batch_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked: list[str] = []
+    original = Attacker.attack
+
+    def counting(self, unit, progress):
+        attacked.append(unit.name)
+        if len(attacked) == 4:
+            raise KeyboardInterrupt
+        return original(self, unit, progress)
+
+    monkeypatch.setattr(Attacker, "attack", counting)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path)
+    small_run(tmp_path, resume=True)
+    twice = [name for name in set(attacked) if attacked.count(name) > 1]
+    assert twice == [attacked[3]]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5, 9, -3, -2, -1])
+def test_the_nth_write_fails(number: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n-th file cannot be written, counted from the end where negative: an error, and the rest stays."""
+    stage, calls = _files._stage, 0
+    writes = 1 + 1 + len(list((undisturbed / "chunks").iterdir())) + 4  # a test of the folder, manifest, chunks, record
+
+    def failing(path: Path, data: bytes) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls - 1 == number % writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return stage(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_files, "_stage", failing)
+        with pytest.raises(RunDirectoryError, match="No space left"):
+            small_run(tmp_path)
+    small_run(tmp_path, resume=True)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_a_full_disk_in_a_real_process(undisturbed: Path, tmp_path: Path, forkserver: BaseContext) -> None:
+    """No file may grow beyond a few hundred bytes, then beyond a few thousand: both end as an error, not as damage."""
+    for size in (300, 3000):
+        process = forkserver.Process(target=run_with_file_limit, args=(tmp_path, size))
+        process.start()
+        process.join()
+        assert process.exitcode == 7
+    small_run(tmp_path, resume=True)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "foreign"])
+def test_a_damaged_chunk_is_found_by_its_hash(
+    damage: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Attacker, "attack", interrupted_after(3))
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path)
+    monkeypatch.undo()
+    chunk = sorted((tmp_path / "chunks").iterdir())[0]
+    data = bytearray(chunk.read_bytes())
+    if damage == "bit":
+        data[len(data) // 2] ^= 1
+    elif damage == "foreign":
+        other = tmp_path / "other"
+        small_run(other, seed=6)
+        data = bytearray((other / "chunks" / chunk.name).read_bytes())
+    else:
+        del data[0 if damage == "empty" else -1 :]
+    chunk.write_bytes(bytes(data))
+    with pytest.raises(RunDirectoryError, match="another run" if damage == "foreign" else "damaged") as error:
+        small_run(tmp_path, resume=True)
+    assert chunk.name in str(error.value)
+    chunk.unlink()
+    small_run(tmp_path, resume=True)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def interrupted_after(count: int):
+    original, calls = Attacker.attack, 0
+
+    def attack(self, unit, progress):
+        nonlocal calls
+        calls += 1
+        if calls > count:
+            raise KeyboardInterrupt
+        return original(self, unit, progress)
+
+    return attack
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 6}, "seed: 5 before, 6 now"),
+        ({"batch_size": 4}, "batch_size: 3 before, 4 now"),
+        ({"audit": 0}, "audit: 2 before, 0 now"),
+        ({"limit": 20}, "dataset.evaluated"),
+        ({"attack_at": ["l2:0.3"]}, "attack_at"),
+    ],
+)
+def test_a_changed_manifest_is_refused_by_name(changed: dict, named: str, undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    with pytest.raises(RunDirectoryError, match="holds another run") as error:
+        small_run(undisturbed, resume=True, **changed)
+    assert named in str(error.value)
+    assert contents(undisturbed) == before
+
+
+def test_changed_weights_data_code_and_versions_are_refused(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    arguments = {"run_dir": tmp_path, "resume": True}
+    evaluate(model, images, ["l2:0.1"], **arguments)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.0001)
+    with pytest.raises(RunDirectoryError, match=r"model\.weights_sha256"):
+        evaluate(model, images, ["l2:0.1"], **arguments)
+    with pytest.raises(RunDirectoryError, match=r"dataset\.content_sha256"):
+        evaluate(sandwich(), labelled_as_predicted(model, wrong=3), ["l2:0.1"], **arguments)
+    writing = importlib.import_module("timm_lipschitz.evaluation.writing")
+    monkeypatch.setattr(writing, "_code_sha256", lambda: "0" * 64)
+    monkeypatch.setattr(writing, "software_versions", lambda: {**software_versions(), "torch": "0.1"})
+    with pytest.raises(RunDirectoryError) as error:
+        evaluate(sandwich(), images, ["l2:0.1"], **arguments)
+    assert "code_sha256" in str(error.value)
+    assert f"versions.torch: {torch.__version__} before, 0.1 now" in str(error.value)
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json"):
+        small_run(tmp_path, resume=True)
+
+
+def test_a_finished_run_is_read_and_not_computed_again(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attacker, "attack", lambda *_: pytest.fail("attacked again"))
+    stamp = (undisturbed / "run.json").read_bytes()
+    assert small_run(undisturbed, resume=True).record == read_run(undisturbed).record
+    assert (undisturbed / "run.json").read_bytes() == stamp
+
+
+def test_a_torn_line_of_the_log_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attacker, "attack", interrupted_after(1))
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path)
+    monkeypatch.undo()
+    with open(tmp_path / "log.jsonl", "ab") as log:
+        log.write(b'{"started": "2026-01-0')
+    small_run(tmp_path, resume=True)
+    assert len(read_run(tmp_path).run_info.sessions) == 2
+    assert [json.loads(line)["rank"] for line in (tmp_path / "log.jsonl").read_text().splitlines()[::2]] == [0, 0]
+
+
+def test_the_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path, Ranks()):
+        with pytest.raises(RunDirectoryError, match="in use by another process"):
+            small_run(tmp_path)
+        with pytest.raises(RunDirectoryError, match="in use"), locked(tmp_path, Ranks(1, 2)):
+            pass
+    small_run(tmp_path)
+
+
+def test_ranks_share_a_folder_but_not_a_rank(tmp_path: Path) -> None:
+    with locked(tmp_path, Ranks(0, 2)), locked(tmp_path, Ranks(1, 2)):
+        with pytest.raises(RunDirectoryError, match="rank-1 is locked"), locked(tmp_path, Ranks(1, 2)):
+            pass
+        with pytest.raises(RunDirectoryError, match="in use"):
+            small_run(tmp_path)
+
+
+def test_two_ranks_one_of_them_killed(undisturbed: Path, tmp_path: Path, forkserver: BaseContext) -> None:
+    """The other's chunks stay, a restart computes what is missing, and the record is one process's."""
+    ranks = [forkserver.Process(target=run_as_rank, args=(tmp_path, rank, 2, 12 if rank else None)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    ranks[1].join()
+    assert ranks[1].exitcode == -signal.SIGKILL
+    ranks[0].join(timeout=3)
+    assert ranks[0].exitcode is None, "rank 0 waits for what rank 1 owes"
+    ranks[0].terminate()  # as torchrun does
+    ranks[0].join()
+    assert not (tmp_path / "record.json").exists()
+    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chunks").glob("*.chunk")}
+    assert finished
+
+    ranks = [forkserver.Process(target=run_as_rank, args=(tmp_path, rank, 2)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert contents(tmp_path) == contents(undisturbed)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chunks").glob("*.chunk")}
+    assert {name: after[name] for name in finished} == finished, "a finished chunk was computed again"
+
+
+def test_the_events_of_a_run_are_seen(tmp_path: Path, forkserver: BaseContext) -> None:
+    """The moments of the kill test are real ones: a run has more of them than the largest that is drawn."""
+    process = forkserver.Process(target=count_events, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert int((tmp_path / "events").read_text()) > 60
+
+
+def count_events(folder: Path) -> None:
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+
+    events(step, folder / "run")
+    small_run(folder / "run")
+    seen = count
+    (folder / "events").write_text(str(seen))
+    os._exit(0)

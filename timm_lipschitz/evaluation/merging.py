@@ -1,0 +1,139 @@
+"""From the chunks of a run to its two tables and the settings of its attacks.
+
+For an image, an attack and a norm the chunks may hold several successes, at several eps. The closest one counts at
+every eps: an image broken at an eps is broken at every larger one, and also at a smaller one that reaches the point.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..records import (
+    AttackedChunk,
+    AttackSettings,
+    AttackTable,
+    CertifiedChunk,
+    ImageTable,
+    Manifest,
+    Status,
+    certified_mask,
+)
+from ..threat_model import ThreatModel
+
+__all__ = ["Verdicts", "merge_attacks", "merge_certified"]
+
+
+def merge_certified(chunks: Sequence[CertifiedChunk]) -> ImageTable:
+    """The table of images. Raises `RecordError` for columns that contradict each other."""
+
+    def column(name: str, dtype: type) -> NDArray:
+        return np.concatenate([np.asarray(getattr(chunk, name), dtype=dtype) for chunk in chunks])
+
+    return ImageTable(
+        index=column("index", np.int64),
+        label=column("label", np.int64),
+        prediction=column("prediction", np.int64),
+        margin=column("margin", np.float64),
+        radius=column("radius", np.float64),
+        correct=column("correct", np.bool_),
+    )
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Both tables as they are published, settings and counts by attack, and the images whose radius was lowered."""
+
+    images: ImageTable
+    attacks: AttackTable
+    settings: tuple[AttackSettings, ...]
+    lowered: int
+
+
+def merge_attacks(
+    manifest: Manifest,
+    images: ImageTable,
+    pairs: Iterable[tuple[ThreatModel, str]],
+    chunks: Iterable[AttackedChunk],
+) -> Verdicts:
+    """The verdicts of the ``pairs`` of threat model and attack, all of whose chunks are among ``chunks``.
+
+    Where rounding let a point inside a certified radius pass, the radius is lowered to the point, and the image counts
+    as broken at every eps that reaches it, also where it had passed as certified.
+    """
+    pairs, count = list(pairs), manifest.attacked.count if manifest.attacked else 0
+    found = _Found(count)
+    for chunk in chunks:
+        found.take(chunk)
+    radius = images.radius.copy()
+    for index, lengths in found.flips.items():
+        radius[index] = min(radius[index], lengths["l2"])
+    lowered = replace(images, radius=radius)
+    tables = []
+    for threat_model, attack in pairs:
+        was, proved = (
+            certified_mask(table, threat_model, manifest.model.pixels)[:count] for table in (images, lowered)
+        )
+        distance = found.distance(attack, threat_model.norm).copy()
+        for index in np.flatnonzero(
+            was & ~proved
+        ):  # not attacked as certified: the point inside stands for all attacks
+            distance[index] = min(distance[index], found.flips[int(index)][threat_model.norm])
+        correct = images.correct[:count]
+        broken = correct & ~proved & (distance <= threat_model.radius)
+        status = np.full(count, Status.STANDING.value, dtype="U16")
+        status[proved], status[broken], status[~correct] = Status.CERTIFIED, Status.BROKEN, Status.MISCLASSIFIED
+        shown = np.where(np.isinf(distance) | ~correct, np.nan, distance)
+        tables.append(AttackTable.of_attack(np.arange(count), str(threat_model), attack, status, shown))
+    settings = tuple(
+        AttackSettings(name=attack, seed=manifest.seed, settings=found.settings(attack, pairs))
+        for attack in manifest.attacks
+        if any(name == attack for _, name in pairs)
+    )
+    return Verdicts(lowered, AttackTable.concatenate(tables), settings, len(found.flips))
+
+
+@dataclass
+class _Found:
+    """What the chunks say, image by image and attack by attack."""
+
+    count: int
+    flips: dict[int, dict[str, float]] = field(default_factory=dict)  # image -> norms of the closest point inside
+    _distances: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
+    _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _counts: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
+
+    def take(self, chunk: AttackedChunk) -> None:
+        norm = ThreatModel.parse(chunk.threat_model).norm
+        closest, index = self.distance(chunk.attack, norm), np.asarray(chunk.index, dtype=np.int64)
+        found = np.array([np.inf if distance is None else distance for distance in chunk.distance])
+        closest[index] = np.minimum(closest[index], found)
+        for flip in chunk.flips:
+            before = self.flips.get(flip.index)
+            if before is None or flip.l2 < before["l2"]:
+                self.flips[flip.index] = {"l1": flip.l1, "l2": flip.l2, "linf": flip.linf}
+        self._settings.setdefault(chunk.attack, {}).update(chunk.settings)
+        counts = self._counts.setdefault((chunk.attack, chunk.threat_model), {"corrected": 0, "discarded": 0})
+        for name, number in (
+            ("corrected", chunk.corrected),
+            ("discarded", chunk.discarded),
+            ("halved", chunk.halved),
+            ("audited", len(index) if chunk.audit else 0),
+        ):
+            if number:
+                counts[name] = counts.get(name, 0) + number
+
+    def distance(self, attack: str, norm: str) -> NDArray[np.float64]:
+        """(N,) of the closest success of an attack in a norm at any eps, infinite where there is none."""
+        return self._distances.setdefault((attack, norm), np.full(self.count, np.inf))
+
+    def settings(self, attack: str, pairs: Sequence[tuple[ThreatModel, str]]) -> dict[str, Any]:
+        """What ran, and how many points were corrected and so on at each threat model."""
+        settings = dict(self._settings.get(attack, {}))
+        for threat_model, name in pairs:
+            if name == attack:
+                counts = self._counts.get((attack, str(threat_model)), {"corrected": 0, "discarded": 0})
+                settings |= {f"{what} {threat_model}": number for what, number in counts.items()}
+        return settings
