@@ -18,11 +18,12 @@ Kind: TypeAlias = Literal["fixed-eps", "minimal-norm", "l0"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What a plan may depend on. ``image_shape`` is (C, H, W)."""
+    """What a plan may depend on. ``image_shape`` is (C, H, W), ``batch_size`` the most images in one forward."""
 
     threat_model: ThreatModel
     num_classes: int
     image_shape: tuple[int, int, int]
+    batch_size: int = 250
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def run_attack(
         num_classes = logits.shape[1]
         check_labels(labels, num_classes, num_images=len(pixels))
         classes = labels.to(device=pixels.device, dtype=torch.int64)
-        plan = row.build(Problem(threat_model, num_classes, (pixels.shape[1], pixels.shape[2], pixels.shape[3])))
+        shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+        plan = row.build(Problem(threat_model, num_classes, shape, size))
         outcome = Outcome.of(pixels, misclassified=logits.argmax(dim=1).to(pixels.device) != classes)
         if threat_model.eps > 0:
             AttackLoop(model, pixels, classes, threat_model, row.kind, outcome, device, size, seed, progress).run(plan)
