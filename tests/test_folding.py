@@ -22,7 +22,13 @@ from timm_lipschitz import fold
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import FoldedNetwork
 from timm_lipschitz.layers import SandwichFourierConv2d, SandwichLinear
-from timm_lipschitz.layers.folded import FoldedCirculant, FoldedConvolution, FoldedDense, FoldedPointwise, SpaceToDepth2d
+from timm_lipschitz.layers.folded import (
+    FoldedCirculant,
+    FoldedConvolution,
+    FoldedDense,
+    FoldedPointwise,
+    SpaceToDepth2d,
+)
 from timm_lipschitz.models import LayerFamily, LipschitzNet
 
 MODELS = registered_models("timm_lipschitz")
@@ -95,6 +101,27 @@ def test_fourier_layer_is_multiplied_with_the_strided_one_behind_it_at_half_the_
     assert kinds == ["FoldedCirculant"] * 4 + ["FoldedDense"] * 3
     circulants = [m for m in layers if isinstance(m, FoldedCirculant)]
     assert [(m.size, m.stride) for m in circulants] == [((8, 8), 1), ((4, 4), 2), ((4, 4), 1), ((2, 2), 2)]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_explicit_layer_is_multiplied_with_the_strided_one_behind_it(padding_mode: str) -> None:
+    model = narrow_model("sandwich_bcop_cnn", img_size=16)
+    for stage in model.stages:
+        stage.padding_mode, stage.circular = padding_mode, padding_mode == "circular"
+    folded = fold(model)
+    convolutions = [m for m in folded.layers if isinstance(m, FoldedConvolution)]
+    assert [(m.weight.shape[2], m.stride) for m in convolutions] == [(3, 1), (4, 2), (3, 1), (4, 2)]
+    x = images(model)
+    assert relative_error(folded(x), model(x)) < 1e-12
+    for stage in model.stages:
+        stage.padding_mode, stage.circular = "zeros", False
+    assert (relative_error(folded(x), model(x)) > 1e-3) == (padding_mode == "circular")
+
+
+def test_pooling_stays_where_a_matrix_for_all_pixels_would_be_dearer() -> None:
+    kinds = [type(m).__name__ for m in fold(narrow_model("sandwich_bcop_cnn", img_size=64)).layers][-8:]
+    assert kinds == ["FoldedConvolution", "ReLU", "FoldedPooling", "FoldedDense", "ReLU", "FoldedDense", "ReLU",
+                     "FoldedDense"]  # fmt: skip
 
 
 def test_weights_are_those_of_theorem_3_1() -> None:

@@ -56,9 +56,10 @@ def test_model_passes_timms_own_tests(model: str, forkserver: BaseContext, tmp_p
     assert exit_code == pytest.ExitCode.OK
 
 
-def test_the_papers_models_are_registered() -> None:
+def test_the_papers_models_and_their_explicit_forms_are_registered() -> None:
     papers = {"sandwich_cnn", "sandwich_cnn_large", "sandwich_cnn_medium", "sandwich_dnn", "sandwich_mlp"}
-    assert papers <= set(registered_models("timm_lipschitz"))
+    explicit = {"sandwich_bcop_cnn", "sandwich_bcop_cnn_large", "sandwich_bcop_cnn_medium"}
+    assert papers | explicit <= set(registered_models("timm_lipschitz"))
 
 
 def test_a_faulty_model_fails(forkserver: BaseContext, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .data import load_dataset
     from .evaluation import evaluate
     from .folding import fold
-    from .layers import LipschitzLinear, NormalizedLinear, SandwichFourierConv2d, SandwichLinear
+    from .layers import LipschitzLinear, NormalizedLinear, SandwichConv2d, SandwichFourierConv2d, SandwichLinear
     from .threat_model import ThreatModel
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "Certificates",
     "LipschitzLinear",
     "NormalizedLinear",
+    "SandwichConv2d",
     "SandwichFourierConv2d",
     "SandwichLinear",
     "ThreatModel",
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "Certificates": "certification",
     "LipschitzLinear": "layers",
     "NormalizedLinear": "layers",
+    "SandwichConv2d": "layers",
     "SandwichFourierConv2d": "layers",
     "SandwichLinear": "layers",
     "ThreatModel": "threat_model",

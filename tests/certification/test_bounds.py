@@ -20,6 +20,7 @@ from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import (
     Affine,
     Circulant,
+    Convolution,
     Dense,
     Flattening,
     MatrixOperator,
@@ -30,6 +31,7 @@ from timm_lipschitz.layers import (
     cayley,
 )
 from timm_lipschitz.layers.fourier import kernel_spectrum
+from timm_lipschitz.layers.orthogonal_kernel import factor_shape, orthonormal_kernel
 from timm_lipschitz.models import LipschitzNet
 
 
@@ -197,9 +199,17 @@ def test_scaling_of_the_input_multiplies_every_bound() -> None:
 def sandwiches(factor: float) -> dict[str, Sandwich]:
     spectrum = cayley(kernel_spectrum(randn(3, 5, 3, 3), 4, 5)) * factor
     rows = cayley(randn(3, 5)) * factor
+    kernel = orthonormal_kernel(randn(3, 5), randn(*factor_shape(5, 3))) * factor
     return {
         "dense": dense_sandwich(4, 3, factor=factor),
         "pointwise": Sandwich(Pointwise(rows[:, :3], (4, 5)), Pointwise(rows[:, 3:], (4, 5)), "relu", None, None),
+        "convolution": Sandwich(
+            Convolution(kernel[:, :3], (4, 5), "zeros", 1),
+            Convolution(kernel[:, 3:], (4, 5), "zeros", 1),
+            "relu",
+            None,
+            None,
+        ),
         "circulant": Sandwich(
             Circulant(spectrum[:, :, :3], (4, 5)), Circulant(spectrum[:, :, 3:], (4, 5)), "relu", None, None
         ),

@@ -16,6 +16,7 @@ from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import (
     Affine,
     LipschitzLinear,
+    SandwichConv2d,
     SandwichFourierConv2d,
     SandwichLinear,
     Scaling,
@@ -163,7 +164,7 @@ def test_7_radii_are_in_pixel_units_with_the_inputs_scaling_counted() -> None:
 
 @pytest.mark.parametrize("name", ["abs", "maxmin", "gelu", "silu"])
 def test_9_activations_that_break_the_bound_are_refused_by_name(name: str) -> None:
-    for build in (SandwichLinear, SandwichFourierConv2d):
+    for build in (SandwichLinear, SandwichConv2d, SandwichFourierConv2d):
         kwargs = {"img_size": 4} if build is SandwichFourierConv2d else {}
         with pytest.raises(InvalidInputError, match=f"activation '{name}' is refused"):
             build(3, 2, activation=name, **kwargs)

@@ -18,6 +18,9 @@ PARAMETERS = {
     "sandwich_cnn_medium": 11_909_294,
     "sandwich_cnn_large": 47_608_046,
     "sandwich_dnn": 25_708_106,
+    "sandwich_bcop_cnn": 2_933_334,
+    "sandwich_bcop_cnn_medium": 11_719_734,
+    "sandwich_bcop_cnn_large": 46_852_086,
 }
 
 

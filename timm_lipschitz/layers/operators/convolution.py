@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..convolve import adjoint_kernel, convolve
+from ..convolve import adjoint_kernel, composed, composition_pays, convolve
 from ..folded import FoldedConvolution
 from .base import MatrixOperator, Operator, Shape
 from .pointwise import Pointwise
 from .rearrangement import SpaceToDepth
 from .spectral import convolution_bound
-from .strided import StridedConvolution, composed
+from .strided import StridedConvolution
 
 __all__ = ["Convolution"]
 
@@ -78,15 +78,11 @@ class Convolution(MatrixOperator):
 
     def _convolved(self, outer: Convolution | StridedConvolution) -> list[Operator] | None:
         """One convolution with the product of the kernels, where that is the same map and no dearer."""
-        m, p, k, _ = self.kernel.shape
-        q, _, l, _ = outer.kernel.shape  # noqa: E741
         strided = isinstance(outer, StridedConvolution)
-        # Where the outer kernel reads over the border, it finds zeros, not what the inner one would give there.
-        wraps = self.padding_mode == outer.padding_mode == "circular" and k + l - 1 <= min(self.size)
-        even = self.size[0] % 2 == 0 and self.size[1] % 2 == 0
-        exact = outer.stays_inside or (wraps and even) if strided else wraps
-        taps, area = k + l - 1, 4 if strided else 1  # multiplications an input pixel, times `area`
-        if not exact or taps**2 * p * q > area * k**2 * p * m + l**2 * m * q:
+        taps = self.kernel.shape[2] + outer.kernel.shape[2] - 1
+        wraps = self.padding_mode == outer.padding_mode == "circular" and taps <= min(self.size)
+        exact = outer.stays_inside or (wraps and outer.has_even_size) if strided else wraps
+        if not exact or not composition_pays(self.kernel, outer.kernel, 2 if strided else 1):
             return None
         kernel, origin = composed(self.kernel, outer.kernel), self.origin + outer.origin
         return [type(outer)(kernel, self.size, self.padding_mode, origin)]

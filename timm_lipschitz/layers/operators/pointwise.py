@@ -34,7 +34,9 @@ class Pointwise(MatrixOperator):
         return (self.matrix.shape[0], *self.size)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return plus(fourier.batch_first(torch.matmul(self.matrix, fourier.batch_last(x))), bias)
+        if x.permute(3, 2, 1, 0).is_contiguous():  # as Fourier layers leave it
+            return plus(fourier.batch_first(torch.matmul(self.matrix, fourier.batch_last(x))), bias)
+        return F.conv2d(x, self.matrix[:, :, None, None], bias)
 
     def transposed(self) -> Pointwise:
         return Pointwise(self.matrix.mT, self.size)

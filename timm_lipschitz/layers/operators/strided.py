@@ -13,15 +13,7 @@ from ..folded import FoldedConvolution
 from .base import Operator, Shape
 from .spectral import convolution_bound
 
-__all__ = ["StridedConvolution", "composed"]
-
-
-def composed(inner: Tensor, outer: Tensor) -> Tensor:
-    """The kernel (q, p, k + l - 1, ...) of convolving with ``inner`` (m, p, k, k) and then with ``outer`` (q, m, l, l).
-
-    Origins add up. Holds for any stride of the outer convolution, on images without a border.
-    """
-    return F.conv2d(inner.transpose(0, 1), outer.flip(2, 3), padding=outer.shape[2] - 1).transpose(0, 1)
+__all__ = ["StridedConvolution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +38,14 @@ class StridedConvolution(Operator):
         return (self.kernel.shape[0], *self.out_size)
 
     @property
+    def has_even_size(self) -> bool:
+        """Whether no padding to a multiple of the stride is needed."""
+        return self.size[0] % 2 == 0 and self.size[1] % 2 == 0
+
+    @property
     def stays_inside(self) -> bool:
         """Whether no output depends on pixels outside the image, so that any padding of it is the right one."""
-        return self.origin == 0 and self.kernel.shape[2] == 2 and self.size[0] % 2 == 0 and self.size[1] % 2 == 0
+        return self.origin == 0 and self.kernel.shape[2] == 2 and self.has_even_size
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return convolve(x, self.kernel, bias, 2, self.origin, self.padding_mode == "circular")
