@@ -66,14 +66,14 @@ def test_network_without_hidden_layers_is_certified_through_its_pooling() -> Non
 def test_images_scaled_up_keep_their_prediction_and_scale_their_radius() -> None:
     """Pixels repeated s times: s times the norm of the image, and of what must be added to it."""
     torch.manual_seed(0)
-    model = timm.create_model("sandwich_bcop_cnn", in_chans=1).eval()  # its biases start at zero
-    x = torch.rand(1, 1, 32, 32)
+    model = timm.create_model("sandwich_bcop_cnn", in_chans=1).eval()  # starts without biases, its kernels as one tap
+    x = torch.full((1, 1, 32, 32), 0.7)
     small = certify(model, x)
     model.set_input_size(128)
     large = certify(model, x.repeat_interleave(4, 2).repeat_interleave(4, 3))
     assert torch.equal(small.prediction, large.prediction)
     assert small.radius > 0
-    assert 3 < float(large.radius / small.radius) < 5  # not exactly 4: the borders' share shrinks
+    assert float(large.radius / small.radius) == pytest.approx(4.0, rel=1e-4)
 
 
 def test_size_of_a_fourier_network_is_fixed() -> None:
