@@ -185,6 +185,7 @@ NEIGHBOURS: dict[str, Operator] = {
     "convolution at half the odd size": Convolution(randn(2, 8, 3, 3), (3, 2), "zeros", 1),
     "circular convolution at half size": Convolution(randn(2, 8, 2, 2), (2, 3), "circular", 0),
     "circular convolution at half the odd size": Convolution(randn(2, 8, 2, 2), (3, 2), "circular", 0),
+    "strided convolution of twice the size": StridedConvolution(randn(2, 2, 2, 2), (8, 12), "zeros", 0),
     "strided convolution at half size": StridedConvolution(randn(2, 8, 2, 2), (2, 3), "zeros", 0),
     "pooling at half size": Pooling((8, 2, 3), 2),
     "pointwise on the pooled": Pointwise(randn(2, 2), (2, 2)),
