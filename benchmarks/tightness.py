@@ -9,7 +9,7 @@ error, both over several seeds, and beside them the figures *reported* in the pa
 
 The paper's setting: 300 random points of [-2, 2], 10 layers, width 128 (sandwich 86, so that all have about 130 to 150
 thousand parameters), Adam, learning rate 0.01 rising and falling piecewise linearly, batch 50, 200 epochs, squared
-error, ReLU. One thread; seeds differ in the points, the initial weights and the order. Needs the extra ``[benchmarks]``.
+error, ReLU. One thread; seeds differ in the points, initial weights and order. Needs the extra ``[benchmarks]``.
 """
 
 import argparse

@@ -4,15 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.layers import SandwichFourierConv2d, SandwichLinear, cayley
 from timm_lipschitz.layers.initialization import initialize, isometric_, paired_
 
 DEPTH = 20
-
-
-def reference_(weight: Tensor) -> None:
-    """As in the authors' code: Xavier-normal free parameters."""
-    nn.init.xavier_normal_(weight)
 
 
 def gradient_ratio(layers: list[nn.Module], x: Tensor, paired_loss: bool = False) -> float:
@@ -51,11 +47,21 @@ def test_isometric_and_reference_initialisation_lose_it() -> None:
     layers = deep_mlp()
     initialize(layers, "isometric")
     isometric = gradient_ratio(layers, torch.randn(16, 32, dtype=torch.float64))
-    for layer in layers:
-        reference_(layer.weight)
+    initialize(layers, "reference")
     reference = gradient_ratio(layers, torch.randn(16, 32, dtype=torch.float64))
-    assert reference < 0.01
+    assert reference < 0.001
     assert reference < isometric < 0.1
+
+
+def test_scheme_of_a_model_is_chosen_by_name() -> None:
+    import timm
+
+    kept = timm.create_model("sandwich_mlp").stages[1].weight
+    reference = timm.create_model("sandwich_mlp", init="reference").stages[1].weight
+    assert not kept[:, : len(kept)].any()
+    assert reference[:, : len(reference)].std() > 0
+    with pytest.raises(InvalidInputError, match="init 'xavier' is not known; use one of paired, isometric, reference"):
+        timm.create_model("sandwich_mlp", init="xavier")
 
 
 def test_paired_rows_keep_the_gradient_of_convolutions() -> None:

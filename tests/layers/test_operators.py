@@ -234,7 +234,7 @@ def test_every_kind_of_pair_is_among_the_products() -> None:
     on_images = kinds - {Flattening}
     seen = {(type(NEIGHBOURS[a]), type(NEIGHBOURS[b])) for a, b in neighbours()}
     assert seen >= {(a, b) for a in on_images - {Dense} for b in kinds}
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     assert seen >= {(Dense, Dense), (Dense, Scaling), (Flattening, Dense), (Flattening, Scaling)}
 
 

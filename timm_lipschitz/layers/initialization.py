@@ -8,14 +8,16 @@ lost but the sign.
 
 import math
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Scheme", "initialize", "isometric_", "paired_"]
+from ..errors import InvalidInputError
 
-Scheme: TypeAlias = Literal["paired", "isometric"]
+__all__ = ["Scheme", "initialize", "isometric_", "paired_", "reference_"]
+
+Scheme: TypeAlias = Literal["paired", "isometric", "reference"]
 
 
 def _centre(weight: Tensor) -> Tensor:
@@ -62,12 +64,25 @@ def paired_(weight: Tensor, paired_input: bool) -> Tensor:
     return weight
 
 
+@torch.no_grad()
+def reference_(weight: Tensor) -> Tensor:
+    """As the authors of the sandwich layer start it: uniform free parameters, torch's default for linear layers.
+
+    ``A`` is then near the identity and ``B`` near zero, and signal and gradient shrink from layer to layer. Source: the
+    code of Wang and Manchester (2023), github.com/acfr/LBDN.
+    """
+    return nn.init.kaiming_uniform_(weight, a=math.sqrt(5.0))  # type: ignore[return-value]
+
+
 def initialize(layers: Iterable[nn.Module], scheme: Scheme) -> None:
     """Sets the weights of sandwich layers that follow one another, in order; other modules are left alone.
 
     ``"paired"`` applies where the activation is ReLU; a layer with another one starts isometric, and so does its
-    successor.
+    successor. ``"isometric"`` and ``"reference"`` start every layer by itself. Raises `InvalidInputError` for any other
+    scheme.
     """
+    if scheme not in get_args(Scheme):
+        raise InvalidInputError(f"init {scheme!r} is not known; use one of {', '.join(get_args(Scheme))}")
     paired_input = False
     for layer in layers:
         weight, activation = getattr(layer, "weight", None), getattr(layer, "activation", None)
@@ -76,6 +91,8 @@ def initialize(layers: Iterable[nn.Module], scheme: Scheme) -> None:
         pair = scheme == "paired" and activation == "relu" and weight.shape[0] > 1
         if pair:
             paired_(weight, paired_input)
+        elif scheme == "reference":
+            reference_(weight)
         else:
             isometric_(weight)
         paired_input = pair
