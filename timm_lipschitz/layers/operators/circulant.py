@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,10 @@ class Circulant(MatrixOperator):
         return (self.spectrum.shape[1], *self.size)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        blocks = fourier.block_form(self.spectrum, *self.size)
-        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias))
+        return self.prepared()(x, bias)
+
+    def prepared(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        return _prepared(fourier.block_form(self.spectrum, *self.size), self.size, stride=1)
 
     def transposed(self) -> Circulant:
         return Circulant(self.spectrum.mH, self.size)
@@ -107,6 +110,15 @@ class Circulant(MatrixOperator):
         return FoldedCirculant(fourier.block_form(self.spectrum, *self.size), self.size, bias)
 
 
+def _prepared(blocks: Tensor, size: tuple[int, int], stride: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    transforms = [matrix.to(blocks.dtype) for matrix in fourier.transform_matrices(*size, blocks.device)]
+
+    def product(x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias, stride, transforms))
+
+    return product
+
+
 def _turns(size: int, count: int, like: Tensor) -> Tensor:
     """``exp(-2 pi i u k / size)`` for k = 0, 1 and u < count, (2, count), of the dtype of ``like``."""
     angle = torch.arange(count, dtype=torch.float64, device=like.device) * (-2 * math.pi / size)
@@ -131,8 +143,11 @@ class StridedCirculant(Operator):
         return self.convolution.out_shape
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        blocks = fourier.phase_blocks(self.convolution.spectrum, *self.convolution.size)
-        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias, stride=2))
+        return self.prepared()(x, bias)
+
+    def prepared(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        size = self.convolution.size
+        return _prepared(fourier.phase_blocks(self.convolution.spectrum, *size), size, stride=2)
 
     def norm_bound(self) -> float:
         return self.convolution.norm_bound()
