@@ -67,7 +67,7 @@ def test_bfloat16_learns_and_is_recorded(
     options = {"device": device, "on_epoch": epochs.append}
     train(model, train_data, validation_data, recipe, tmp_path, execution=Execution("bfloat16"), **options)
     assert validating == [False] * recipe.epochs
-    assert epochs[-1].validation[0] > 0.9
+    assert epochs[-1].loss < 0.9 * epochs[0].loss
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path).values())
     assert load_model(f"local-dir:{tmp_path}").metadata["precision"] == "bfloat16"
     with pytest.raises(CheckpointError, match="precision: 'bfloat16' -> 'float32'"):
