@@ -163,6 +163,25 @@ def test_a_wrong_factor_proves_nothing(function: str, error: float, monkeypatch:
         prove(certificate)
 
 
+def test_every_block_of_the_residual_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = loosen(sandwich_certificate([5, 3, 7, 2]), 1e-5)
+    c = shift(certificate)
+
+    def residual(target: np.ndarray, missing: object, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.full((len(left), len(right)), c / 100)
+
+    monkeypatch.setattr(check_certificate, "_residual", residual)
+    # the largest row sum is that of the hidden layer of 3, between 5 and 7
+    assert prove(certificate) == pytest.approx(c * (1 - 0.15), rel=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[3, 4, 2], [2, 3, 3, 3, 2], [2, 2]])
+def test_loosening_adds_to_the_diagonal_evenly(widths: list[int]) -> None:
+    certificate = sandwich_certificate(widths, spread=1.0)
+    assert smallest_eigenvalue(certificate) == pytest.approx(0, abs=1e-12)
+    assert smallest_eigenvalue(loosen(certificate, 0.01)) == pytest.approx(1 - 1.01**-0.5, rel=1e-9)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.floats(1e-8, 1.0))
 def test_residuals_bound_the_exact_ones(seed: int, terms: int, size: float) -> None:
