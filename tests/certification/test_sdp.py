@@ -16,8 +16,9 @@ from certification.networks import random_images, small_net
 from layer_contract import jacobian, randomize
 from torch import Tensor, nn
 
+import timm_lipschitz
 from timm_lipschitz.certification import network_bound, sdp
-from timm_lipschitz.certification.feedforward import Feedforward, feedforward
+from timm_lipschitz.certification.feedforward import Feedforward, feedforward, folded_feedforward
 from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import Affine, Dense, Flattening, LipschitzLinear, Rescale, SandwichLinear, Scaling, collect
@@ -25,6 +26,8 @@ from timm_lipschitz.layers import Affine, Dense, Flattening, LipschitzLinear, Re
 
 class Chain(nn.Module):
     """Modules one after the other on flat inputs, (B, n) -> (B, K)."""
+
+    lipschitz = 1.0
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
@@ -174,6 +177,42 @@ def test_matrices_that_are_no_network(
 def test_a_network_that_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteError, match="layer 0 has NaN"):
         Feedforward((torch.full((2, 2), math.nan),), (torch.zeros(2),), ())
+
+
+# Folded networks
+
+
+def test_a_folded_network_is_proved_by_its_own_weights() -> None:
+    net = small_net(lipschitz=2.0)
+    folded = timm_lipschitz.fold(net)
+    images = random_images(net, 5)
+    torch.testing.assert_close(folded_feedforward(folded)(images.flatten(1)), net(images), rtol=1e-12, atol=1e-12)
+    before = {name: value.clone() for name, value in folded.state_dict().items()}
+    assert sdp.sdp_certificate(folded).lipschitz == pytest.approx(2.0, rel=1e-9)
+    assert all(torch.equal(value, before[name]) for name, value in folded.state_dict().items())
+    assert sdp.sdp_certificate(timm_lipschitz.fold(net.float())).lipschitz == pytest.approx(2.0, rel=1e-5)
+
+
+def test_an_edited_folded_network_is_refused() -> None:
+    folded = timm_lipschitz.fold(Chain(SandwichLinear(4, 6), SandwichLinear(6, 5)), (4,))
+    assert sdp.sdp_certificate(folded).lipschitz == pytest.approx(1.0, rel=1e-9)
+    with torch.no_grad():
+        folded.layers[-1].weight.mul_(1.01)
+    with pytest.raises(NotCertifiableError, match="not strictly definite"):
+        sdp.sdp_certificate(folded)
+
+
+def test_scales_that_folding_absorbed_are_missed() -> None:
+    folded = timm_lipschitz.fold(Chain(SandwichLinear(4, 6, activation="tanh")), (4,))
+    with pytest.raises(NotCertifiableError, match="absorbed the scales around tanh"):
+        sdp.sdp_certificate(folded)
+
+
+def test_what_folding_does_not_make_is_refused() -> None:
+    folded = timm_lipschitz.fold(Chain(SandwichLinear(4, 6)), (4,))
+    folded.layers.append(nn.Softmax(dim=1))
+    with pytest.raises(NotCertifiableError, match="Softmax is no module of a folded network"):
+        sdp.sdp_certificate(folded)
 
 
 # Bundles

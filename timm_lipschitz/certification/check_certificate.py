@@ -211,7 +211,7 @@ def _residual(target: np.ndarray, missing: np.ndarray, left: np.ndarray, right: 
     """Bounds every entry of ``|X - left right^T|``, for any X that ``target`` misses by at most ``missing``."""
     terms = left.shape[1]
     rounding = terms * UNIT / (1 - terms * UNIT) * (np.abs(left) @ np.abs(right).T)
-    return np.abs(target - left @ right.T) * (1 + UNIT) + missing + rounding
+    return np.abs(target - left @ right.T) * (1 + 2 * UNIT) + missing + rounding
 
 
 def _refusal(certificate: Certificate, k: int) -> str:

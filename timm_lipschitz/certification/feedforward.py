@@ -5,19 +5,21 @@
 Convolutions become matrices between flattened feature maps, so this is for small networks.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from ..layers import Affine, Operator, Sandwich, Step
+from ..folding import FoldedNetwork
+from ..layers import ACTIVATIONS, Affine, Operator, Sandwich, Step, folded
 from ..layers.activations import make_activation
 
-__all__ = ["Feedforward", "feedforward"]
+__all__ = ["Feedforward", "feedforward", "folded_feedforward"]
 
 # float64 entries of all matrices together: 512 MiB, of which checking a certificate needs a few copies.
 LARGEST_NETWORK = 2**26
@@ -90,6 +92,50 @@ def feedforward(steps: Sequence[Step]) -> Feedforward:
     weights.append(linear.matrix())
     biases.append(linear.offset())
     return Feedforward(tuple(weights), tuple(biases), tuple(activations))
+
+
+@torch.no_grad()
+def folded_feedforward(network: FoldedNetwork) -> Feedforward:
+    """A folded network's own weights, edited or not, as matrices in float64 on the CPU.
+
+    Raises `NotCertifiableError` for modules that folding does not make, or matrices as large as for `feedforward`.
+    """
+    names = {type(make_activation(name)): name for name in ACTIVATIONS}
+    modules = copy.deepcopy(network.layers).double().cpu().eval()
+    weights, biases, activations = [], [], []
+    start = torch.zeros(1, *network.in_shape, dtype=torch.float64)
+    pending: list[nn.Module] = []
+    entries = 0
+    for module in [*modules, None]:
+        if module is not None and type(module) not in names:
+            if not type(module).__module__.startswith(folded.__name__) and not isinstance(module, nn.Flatten):
+                raise NotCertifiableError(
+                    f"{type(module).__name__} is no module of a folded network, so its matrix is not known"
+                )
+            pending.append(module)
+            continue
+        end = _run(pending, start)
+        entries += start.numel() * end.numel()
+        if entries > LARGEST_NETWORK:
+            raise NotCertifiableError(
+                f"the folded network has more than {LARGEST_NETWORK:,} matrix entries; take a smaller image size"
+            )
+        biases.append(end.flatten())
+        for linear in pending:
+            linear.bias = None  # type: ignore[assignment]
+        size = start.numel()
+        parts = torch.eye(size, dtype=torch.float64).reshape(size, *start.shape[1:]).split(256)
+        weights.append(torch.cat([_run(pending, part).flatten(1) for part in parts]).mT.contiguous())
+        start, pending = torch.zeros_like(end), []
+        if module is not None:
+            activations.append(names[type(module)])
+    return Feedforward(tuple(weights), tuple(biases), tuple(activations))
+
+
+def _run(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 @dataclass(frozen=True)

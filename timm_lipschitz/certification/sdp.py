@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InvalidInputError, NotCertifiableError
-from ..folding import explicit_steps
+from ..folding import FoldedNetwork, explicit_steps
 from ..layers import Affine, Step
+from ..layers.activations import is_homogeneous
 from ..records import check_writable, write_all_atomic
 from . import check_certificate
 from .bounds import step_bound
 from .check_certificate import Certificate, MalformedError, NotProvedError, decimal_up
-from .feedforward import Feedforward, expand, feedforward
+from .feedforward import Feedforward, expand, feedforward, folded_feedforward
 
 __all__ = [
     "Certificate",
@@ -50,6 +51,8 @@ def sdp_certificate(
 ) -> Certificate:
     """A proved certificate of ``model`` with its built-in multipliers.
 
+    Of a folded network, loaded or edited, the weights that are there are proved, for the bound that it names.
+
     ``dtype`` is what the folded weights are rounded to first: the certificate then speaks of a network that runs with
     float32 weights. ``lipschitz`` of the result bounds pixels -> logits, and may be below the nominal bound where the
     last layer is less steep than it might be.
@@ -57,9 +60,13 @@ def sdp_certificate(
     Raises `NotCertifiableError` for a model without explicit operators, too large for matrices, or with weights for
     which nothing can be proved; `NonFiniteError` for NaN or infinite weights.
     """
-    steps = explicit_steps(model, in_shape)
-    network = feedforward(steps)
-    bound, built_in = built_in_multipliers(steps)
+    if isinstance(model, FoldedNetwork):
+        network = folded_feedforward(model)
+        bound, built_in = model.lipschitz, _folded_multipliers(network)
+    else:
+        steps = explicit_steps(model, in_shape)
+        network = feedforward(steps)
+        bound, built_in = built_in_multipliers(steps)
     rounded = replace(
         network,
         weights=tuple(weight.to(dtype).double() for weight in network.weights),
@@ -89,6 +96,16 @@ def built_in_multipliers(steps: Sequence[Step]) -> tuple[float, list[Tensor]]:
             found.append(squares.flatten() * (gamma / before / before / bound))
         before *= bound
     return gamma, found
+
+
+def _folded_multipliers(network: Feedforward) -> list[Tensor]:
+    """Ones: a positively homogeneous activation has no scales, and the package's networks balanced scalings."""
+    if not all(is_homogeneous(name) for name in network.activations):
+        raise NotCertifiableError(
+            f"folding has absorbed the scales around {', '.join(sorted(set(network.activations)))}, and with them the "
+            "multipliers; certify the network before it is folded, or find others with lipsdp"
+        )
+    return [torch.ones(n, dtype=torch.float64) for n in network.widths[1:-1]]
 
 
 def prove_lipschitz(network: Feedforward, multipliers: Sequence[Tensor], lipschitz: float) -> Certificate:
