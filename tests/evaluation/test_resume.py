@@ -41,8 +41,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_finished_run_holds_one_chunk_a_batch_and_no_leftovers(undisturbed: Path) -> None:
     names = sorted(path.name for path in (undisturbed / "chunks").iterdir())
-    assert names[-3:] == [f"certified-{number:05d}.chunk" for number in range(3)]
-    assert {name[:2] for name in names} == {"00", "01", "02", "ce"}
+    assert names[-2:] == [f"certified-{number:05d}.chunk" for number in range(2)]
+    assert {name[:2] for name in names} == {"00", "01", "ce"}
     assert any("-audit-" in name for name in names)
     assert len(names) > 12
     assert not list(undisturbed.rglob("*.tmp"))
@@ -87,7 +87,7 @@ def test_at_most_one_batch_is_computed_twice(tmp_path: Path, monkeypatch: pytest
     assert twice == [attacked[3]]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 5, 9, -3, -2, -1])
+@pytest.mark.parametrize("number", [0, 1, 2, 7, -4, -1])
 def test_the_nth_write_fails(number: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The n-th file cannot be written, counted from the end where negative: an error, and the rest stays."""
     stage, calls = _files._stage, 0
@@ -196,7 +196,7 @@ def test_changed_weights_data_code_and_versions_are_refused(
     with pytest.raises(RunDirectoryError) as error:
         evaluate(sandwich(), images, ["l2:0.1"], **arguments)
     assert "code_sha256" in str(error.value)
-    assert f"versions.torch: {torch.__version__} before, 0.1 now" in str(error.value)
+    assert f"versions.torch: {software_versions()['torch']} before, 0.1 now" in str(error.value)
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
