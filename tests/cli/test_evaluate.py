@@ -163,3 +163,14 @@ def test_unknown_model_data_and_files(tmp_path: Path, images: Path) -> None:
     assert "no model is called 'no_such_model'" in model.stderr
     assert "Did you mean 'mnist'?" in data.stderr
     assert f"The folder {tmp_path / 'nowhere'} does not exist" in files.stderr
+
+
+def test_a_dry_run_prints_an_estimate_and_writes_nothing(
+    images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--dry-run"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.split()[0] for line in result.stdout.splitlines() if " at l2:" in line] == ["pgdl2", "apgd"] * 2
+    assert "at most" in result.stdout
+    assert list(tmp_path.iterdir()) == []

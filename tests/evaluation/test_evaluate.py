@@ -21,7 +21,7 @@ from timm_lipschitz.errors import (
     NonFiniteError,
     RunDirectoryError,
 )
-from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.evaluation import dry_run, evaluate
 from timm_lipschitz.records import Status, read_run
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -134,6 +134,8 @@ def forged(distance: float):
             corrected=0,
             discarded=0,
             halved=0,
+            forwards=1,
+            queries=len(pixels),
             settings={"library": "forged"},
         )
 
@@ -266,3 +268,78 @@ def test_run_json_holds_command_and_phases(tmp_path):
     assert settings["library"] == "torchattacks"
     assert settings["sub_attacks"] == ["pgdl2"]
     assert settings["pgdl2.steps"] >= 10
+
+
+def test_a_dry_run_says_what_would_be_attacked_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    threat_models = ["l2:0.05", "l2:0.5"]
+    found = dry_run(model, images, threat_models, ["pgdl2", "cw"], audit=1)
+    assert list(tmp_path.iterdir()) == []
+    run = evaluate(model, images, threat_models, ["pgdl2", "cw"], audit=1, run_dir=tmp_path / "run")
+    assert [stage.stage for stage in found.stages] == [
+        f"{attack} at {text}" for text in threat_models for attack in ("pgdl2", "cw")
+    ]
+    for stage, text in zip(found.stages[::2], threat_models, strict=True):
+        figures = run.record.results.at(text)
+        assert figures is not None
+        attack = figures.attacks[0]
+        assert stage.proved == attack.proved.count
+        assert stage.images == attack.attacked.count + min(1, attack.proved.count)
+        assert stage.forwards == 50 * stage.images
+        assert (stage.seconds > 0) == (stage.images > 0)
+    assert found.batch_memory is None
+
+
+def test_a_function_is_evaluated_like_a_module(tmp_path):
+    model = Plain()
+    images = labelled_as_predicted(model)
+
+    def brightness(pixels: torch.Tensor) -> torch.Tensor:
+        return model.body(pixels)
+
+    module = evaluate(model, images, ["l2:0.1"], ["pgdl2"], run_dir=tmp_path / "a")
+    function = evaluate(brightness, images, ["l2:0.1"], ["pgdl2"], run_dir=tmp_path / "b")
+    assert function.record.results == module.record.results
+    assert function.record.model.name == "brightness"
+    assert function.record.certification is None
+    with pytest.raises(InvalidInputError, match="cannot be evaluated"):
+        evaluate(3, images, ["l2:0.1"], run_dir=tmp_path / "c")  # type: ignore[arg-type]
+
+
+def test_an_audit_attacks_certified_images_and_leaves_the_figures(tmp_path, monkeypatch):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    plain = evaluate(model, images, ["l2:0.05"], ["pgdl2"], run_dir=tmp_path / "a")
+    seen: list[int] = []
+    original = attacking.run_attack
+
+    def counting(network, pixels, *args, **kwargs) -> AttackResult:
+        seen.append(len(pixels))
+        return original(network, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", counting)
+    audited = evaluate(model, images, ["l2:0.05"], ["pgdl2"], run_dir=tmp_path / "b", audit=3)
+    certified = plain.record.results.threat_models[0].certified.count
+    assert certified >= 3
+    assert sum(seen) == 10 - certified + 3
+    assert audited.record.results == plain.record.results
+    assert audited.record.attacks[0].settings["audited l2:0.05"] == 3
+
+
+def test_an_image_broken_at_an_eps_is_broken_at_every_eps_that_reaches_the_point(tmp_path, monkeypatch):
+    """The attack finds nothing at the larger eps, and at the smaller one a point; the point counts at both."""
+    model = Plain()
+    images = labelled_as_predicted(model, wrong=0)
+    monkeypatch.setattr(attacking, "require_rounding", lambda *_: None)
+
+    def weakening(network, pixels, labels, threat_model, attack, **kwargs) -> AttackResult:
+        if threat_model.radius > 0.2:
+            return forged(9.0)(network, pixels, labels, threat_model, attack, **kwargs)
+        return forged(0.15)(network, pixels, labels, threat_model, attack, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", weakening)
+    run = evaluate(model, images, ["l2:0.1", "l2:0.2", "l2:0.4"], ["pgdl2"], run_dir=tmp_path)
+    assert [at.attacks[0].broken.count for at in run.record.results.threat_models] == [0, 12, 12]
+    assert run.attacks.distance == pytest.approx(0.15, rel=1e-5)

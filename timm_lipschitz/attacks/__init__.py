@@ -6,7 +6,7 @@
 
 from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
 from timm_lipschitz.attacks._loop import Progress
-from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack
+from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack, longest_forwards
 from timm_lipschitz.attacks._seeding import stable_seed
 from timm_lipschitz.attacks.catalogue import CATALOGUE, attack_names, find_attack
 from timm_lipschitz.attacks.interface import AttackResult, run_attack
@@ -26,6 +26,7 @@ __all__ = [
     "find_attack",
     "frozen_for_attack",
     "full_float32",
+    "longest_forwards",
     "project_to_ball",
     "run_attack",
     "stable_seed",

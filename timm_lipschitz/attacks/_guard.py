@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from timm_lipschitz.attacks._closest import ClosestQueries
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError
 
 # How far outside [0, 1] outputs, and how far from 1 their sums, may be and still count as probabilities.
@@ -20,6 +21,8 @@ class GuardedModel(nn.Module):
     ``non_finite`` turns true when an image with finite pixels gets a NaN or infinite logit; queries do not synchronise
     with the device for it. An image that an attack itself filled with NaN does not count: the model is not at fault.
 
+    ``forwards`` and ``queries`` count calls and images; ``closest``, where given, sees every query.
+
     ``anchor`` comes first among the parameters, so that a library that looks there for the device finds it even for a
     model without parameters.
     """
@@ -28,6 +31,8 @@ class GuardedModel(nn.Module):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
         self.model = model
+        self.closest: ClosestQueries | None = None
+        self.forwards = self.queries = 0
         self._poison = torch.zeros((), device=device)
 
     def clear(self) -> None:
@@ -40,6 +45,11 @@ class GuardedModel(nn.Module):
         pixels = images.detach().flatten(1).sum(dim=1) * 0  # (B, C, H, W) -> (B,)
         outputs = (logits.detach() * 0).sum(dim=1)  # (B, K) -> (B,); the sum of the logits themselves may overflow
         self._poison.add_(torch.where(pixels == 0, outputs, 0.0).sum())
+        self.forwards += 1
+        self.queries += len(images)
+        if self.closest is not None:
+            with torch.no_grad():
+                self.closest.see(images.detach(), logits.detach())
         return logits
 
     @property

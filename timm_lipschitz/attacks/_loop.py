@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from timm_lipschitz.attacks._closest import ClosestQueries
 from timm_lipschitz.attacks._guard import GuardedModel
 from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._outcome import Outcome
@@ -58,6 +59,7 @@ class AttackLoop:
                 self._attack(guard, sub_attack, perturb, indices)
                 done += len(indices)
                 self._report(done, total, sub_attack)
+        self.outcome.forwards, self.outcome.queries = guard.forwards, guard.queries
 
     def _batches(self) -> list[Tensor]:
         """Indices (B,) of the images that a sub-attack gets.
@@ -68,7 +70,7 @@ class AttackLoop:
         """
         if self.kind != "fixed-eps":
             return self._cut(~self.outcome.misclassified)
-        standing = self.outcome.distance.isinf()
+        standing = self.outcome.distance > self.threat_model.radius
         return self._cut(standing & ~self.outcome.undone) + self._cut(standing & self.outcome.undone)
 
     def _cut(self, mask: Tensor) -> list[Tensor]:
@@ -96,6 +98,7 @@ class AttackLoop:
         images = self.images[indices].to(self.device)
         labels = self.labels[indices].to(self.device)
         guard.clear()
+        guard.closest = ClosestQueries(images, labels, self.threat_model)
         seed_generators(self.seed)
         points: Tensor | None = None
         failure: Exception | None = None
@@ -123,6 +126,16 @@ class AttackLoop:
             self.model, images, labels, points, self.threat_model, project=project, names=indices.tolist()
         )
         self.outcome.record(indices, verified)
+        self._take_closest(guard.closest, images, labels, indices)
+
+    def _take_closest(self, closest: ClosestQueries, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Test the closest adversarial query of each image again. Those beyond eps bound the radius all the same."""
+        if not bool(closest.distance.isfinite().any()):
+            return
+        verified = verify(
+            self.model, images, labels, closest.points, self.threat_model, project=False, names=indices.tolist()
+        )
+        self.outcome.take_closer(indices, verified)
 
     def _report(self, done: int, total: int, sub_attack: SubAttack) -> None:
         if self.progress is not None:

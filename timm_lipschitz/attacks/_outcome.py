@@ -22,6 +22,8 @@ class Outcome:
         corrected: points that had to be brought inside.
         discarded: points with NaN or infinite pixels.
         halved: how often a batch was halved because memory ran out.
+        forwards: calls of the model by the attack.
+        queries: images in them.
     """
 
     adversarial: Tensor
@@ -31,6 +33,8 @@ class Outcome:
     corrected: int = 0
     discarded: int = 0
     halved: int = 0
+    forwards: int = 0
+    queries: int = 0
 
     @classmethod
     def of(cls, images: Tensor, misclassified: Tensor | None = None) -> Outcome:
@@ -41,13 +45,19 @@ class Outcome:
         return cls(images.clone(), distance.masked_fill(wrong, 0.0), wrong, nowhere)
 
     def record(self, indices: Tensor, verified: Verified) -> None:
-        """Take the points of the images ``indices`` (B,) that break them from closer than any before."""
+        """Take the points that an attack returned for the images ``indices`` (B,), and what became of them."""
+        self.take_closer(indices, verified)
         device = self.distance.device
-        flipped, claimed = verified.flipped.to(device), verified.claimed.to(device)
-        distance = verified.distance.to(device)
-        better = flipped & (distance < self.distance[indices])
-        self.distance[indices[better]] = distance[better]
-        self.adversarial[indices[better]] = verified.points.to(device)[better]
-        self.undone[indices] |= claimed & ~flipped
+        self.undone[indices] |= verified.claimed.to(device) & ~verified.flipped.to(device)
         self.corrected += verified.corrected
         self.discarded += verified.discarded
+
+    def take_closer(self, indices: Tensor, verified: Verified) -> None:
+        """Take the points of the images ``indices`` (B,) that break them from closer than any before."""
+        device = self.distance.device
+        distance = verified.distance.to(device)
+        better = verified.flipped.to(device) & (distance < self.distance[indices])
+        self.distance[indices] = torch.where(better, distance, self.distance[indices])
+        points = verified.points.to(device)
+        column = better.view(-1, *[1] * (points.ndim - 1))
+        self.adversarial[indices] = torch.where(column, points, self.adversarial[indices])

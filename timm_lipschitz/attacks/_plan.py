@@ -73,3 +73,20 @@ class NamedAttack:
     norms: tuple[Norm, ...]
     kind: Kind
     build: Callable[[Problem], Plan]
+
+
+def longest_forwards(plan: Plan) -> int:
+    """Forwards of one image that stands to the end, as the settings have it: an estimate, for planning.
+
+    Iterations (``n_iter``, ``steps``) or queries (``n_queries``), times restarts, target classes and averaged gradients
+    where there are any. FAB asks twice an iteration.
+    """
+    return sum(_forwards(entry.settings) for entry in plan.sub_attacks)
+
+
+def _forwards(settings: Mapping[str, Setting]) -> int:
+    length = next((int(settings[name]) for name in ("n_iter", "steps", "n_queries") if name in settings), 1)
+    targets = int(settings.get("n_target_classes", int(settings.get("n_classes", 2)) - 1))
+    repeats = int(settings.get("n_restarts", 1)) * int(settings.get("eot_iter", 1))
+    asked_twice = 2 if str(settings.get("class", "")).startswith("FAB") else 1
+    return length * targets * repeats * asked_twice

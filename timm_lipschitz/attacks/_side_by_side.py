@@ -66,7 +66,7 @@ def perturb_fab_targeted(attack: Any, images: Tensor, labels: Tensor, rows: int)
         count = _targets_at_once(rows, len(left), last - target + 1)
         x, y = images[left].repeat(count, 1, 1, 1), labels[left].repeat(count)
         if count > 1 and not bool((attack.predict(x).argmax(dim=1) == y).all()):
-            # A near-tie that rounds the other way in this batch: the class would drop the row, and so shift the targets.
+            # A near-tie rounds the other way in this batch: the class would drop its row, and so shift the targets.
             count = 1
             x, y = images[left], labels[left]
         ranked = attack.predict(images[left]).sort(dim=1)[1]
@@ -83,7 +83,7 @@ def perturb_fab_targeted(attack: Any, images: Tensor, labels: Tensor, rows: int)
 
 
 def _fab_run(attack: Any, x: Tensor, y: Tensor, targets: Tensor, target: int) -> Tensor:
-    """One run of FAB in which each row (B,) has a target class of its own; ``target`` alone if all rows share a rank."""
+    """One run of FAB in which each row (B,) has a target class of its own; ``target`` is their rank in a single one."""
     attack.target_class = target
     toward = type(attack).get_diff_logits_grads_batch_targeted
     if len(targets) == len(x):
@@ -102,10 +102,7 @@ def _targets_at_once(rows: int, images: int, targets: int) -> int:
 
 def _random_start(attack: Any, x: Tensor) -> Tensor:
     """Where APGD starts: drawn on the CPU, as the authors do, so a GPU sees the same noise."""
-    if attack.norm == "Linf":
-        noise = 2 * torch.rand(x.shape) - 1
-    else:
-        noise = torch.randn(x.shape)
+    noise = 2 * torch.rand(x.shape) - 1 if attack.norm == "Linf" else torch.randn(x.shape)
     return x + attack.eps * attack.normalize(noise.to(x.device))
 
 

@@ -1,10 +1,9 @@
 """Square Attack for few images: several of its next proposals in one batch.
 
 Square (Andriushchenko et al. 2020, arXiv 1912.00049) is a random search: 5,000 times it proposes a changed square and
-keeps it if the margin falls. Nearly all proposals are refused, and a refused proposal leaves the state as it was. So the
-proposals that follow are known before the verdict on the first is: here a window of them is evaluated at once, up to the
-first that an image accepts; those behind it are proposed again from the new state. An image alone needs a few dozen
-batches instead of 5,000.
+keeps it if the margin falls. Nearly all proposals are refused, and a refused proposal leaves the state as it was. So
+the proposals that follow are known before the verdict on the first is: here a window of them is evaluated at once, up
+to the first that an image accepts; those behind it are proposed again from the new state.
 
 The search is the authors', proposal by proposal, up to the rounding of sums and of products in batches of another size:
 positions, orientations and signs come from the generator in the order in which their loop draws them. For L2 that order

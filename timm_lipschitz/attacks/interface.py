@@ -37,13 +37,16 @@ class AttackResult:
         attack: name in the catalogue.
         threat_model: what counted as a success.
         success: (N,) bool, an image within eps and in [0, 1] was found that the model gets wrong.
-        distance: (N,) float64, norm in pixel units of the verified perturbation that changes the prediction, NaN where
-            none was found. Attacks of minimal norm may give one above eps: no success, but a bound on the radius.
+        distance: (N,) float64, norm in pixel units of the smallest verified perturbation that changes the prediction,
+            over every query of the attack, NaN where none was found. One above eps is no success, but a bound on the
+            radius.
         adversarial: (N, C, H, W) float32, the image at that distance; the original one where none was found.
         corrected: points that the attack returned outside [0, 1] or (fixed eps) farther than eps. They were clamped or
             projected to ``eps * (1 - 1e-6)`` before the test that counts.
         discarded: points that the attack returned with NaN or infinite pixels; they never count.
         halved: how often a batch was halved because memory ran out. A halved batch meets other noise than a whole one.
+        forwards: calls of the model by the attack.
+        queries: images in them.
         settings: what ran, ready for JSON: library and version, sub-attacks with steps, restarts and targets after
             adaptation, notes on the adaptation (none: the standard settings), kind, batch size and seed.
     """
@@ -56,6 +59,8 @@ class AttackResult:
     corrected: int
     discarded: int
     halved: int
+    forwards: int
+    queries: int
     settings: dict[str, Any]
 
 
@@ -134,6 +139,8 @@ def _result(row: NamedAttack, threat_model: ThreatModel, outcome: Outcome, setti
         corrected=outcome.corrected,
         discarded=outcome.discarded,
         halved=outcome.halved,
+        forwards=outcome.forwards,
+        queries=outcome.queries,
         settings=settings,
     )
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from ._console import output
 
 if TYPE_CHECKING:
+    from ..evaluation import Estimate
     from ..records import Figure, Record, Run, ThreatModelFigures
 
-__all__ = ["print_facts", "print_figures", "print_run"]
+__all__ = ["print_estimate", "print_facts", "print_figures", "print_run"]
 
 
 def print_figures(figures: "Sequence[tuple[str, Figure]]") -> None:
@@ -49,6 +50,36 @@ def print_run(run: "Run") -> None:
     if record.attacked is not None:
         output().print(f"\nattacked: the first {record.attacked.count:,} of them; a proved image needs no attack\n")
         _print_attacks([figures for figures in results.threat_models if figures.attacks])
+
+
+def print_estimate(estimate: "Estimate") -> None:
+    """What a run would attack, and how long it takes at most."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not estimate.stages:
+        output().print("nothing is attacked: name an attack (--attack)")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for heading in ("proved", "to attack", "forwards", "at most"):
+        table.add_column(heading, justify="right")
+    for stage in estimate.stages:
+        cells = (f"{stage.proved:,}", f"{stage.images:,}", f"{stage.forwards:,}", _duration(stage.seconds))
+        table.add_row(Text(stage.stage), *cells)
+    output().print(table)
+    memory = "" if estimate.batch_memory is None else f"; a batch takes {estimate.batch_memory / 2**30:.1f} GiB"
+    output().print(f"\nat most {_duration(estimate.seconds)} on this machine, as if every image stood{memory}")
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _print_attacks(threat_models: "Sequence[ThreatModelFigures]") -> None:

@@ -62,6 +62,9 @@ def evaluate(
         int,
         typer.Option("--audit", min=0, metavar="N", help="At each eps, attack so many certified images too."),
     ] = 0,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Certify, say what would be attacked and how long at most; write nothing.")
+    ] = False,
     record_id: Annotated[
         str | None,
         typer.Option("--id", metavar="NAME", help="Name of the record in a leaderboard; by default the model's."),
@@ -95,7 +98,7 @@ def evaluate(
     """
     from ..data import load_dataset
     from ..errors import InvalidInputError
-    from ..evaluation import DEFAULT_THREAT_MODELS
+    from ..evaluation import DEFAULT_THREAT_MODELS, dry_run
     from ..evaluation import evaluate as run_evaluation
     from ..evaluation.plan import make_plan
     from ..records import make_record_id, safe_record_id
@@ -103,7 +106,7 @@ def evaluate(
     from ._console import output
     from ._folders import fresh_run_dir
     from ._interrupts import resumable
-    from ._results import print_run
+    from ._results import print_estimate, print_run
     from ._stages import stages
     from ._subjects import load_subject, pick_device
 
@@ -111,7 +114,7 @@ def evaluate(
         threat_model or DEFAULT_THREAT_MODELS, attack or ()
     )  # a wrong name is known before data and model are read
     name = make_record_id(model) if record_id is None else safe_record_id(record_id)
-    if run_dir is None and (resume or "RANK" in os.environ):
+    if run_dir is None and not dry and (resume or "RANK" in os.environ):
         raise InvalidInputError(
             f"--run-dir is needed {'to resume' if resume else 'under torchrun'}: name the run's folder"
         )
@@ -120,6 +123,24 @@ def evaluate(
     dataset = load_dataset(data, "test", data_dir, img_size=img_size)
     loaded = load_subject(model, dataset, seed)
 
+    if dry:
+        with stages() as show:
+            print_estimate(
+                dry_run(
+                    loaded,
+                    dataset,
+                    threat_model or DEFAULT_THREAT_MODELS,
+                    attack or (),
+                    limit=limit,
+                    attack_limit=attack_limit,
+                    audit=audit,
+                    seed=seed,
+                    batch_size=batch_size,
+                    device=where,
+                    progress=show,
+                )
+            )
+        return
     again = typed_arguments(ctx)
     again += ["--run-dir", str(folder)] if run_dir is None else []
     again += [] if resume else ["--resume"]

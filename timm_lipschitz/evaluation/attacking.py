@@ -49,6 +49,8 @@ class Attacker:
             corrected=result.corrected,
             discarded=result.discarded,
             halved=result.halved,
+            forwards=result.forwards,
+            queries=result.queries,
             flips=tuple(self._flips(unit, result)),
             settings=_flat(result.settings),
         )

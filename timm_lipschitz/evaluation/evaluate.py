@@ -10,14 +10,15 @@ resumed, or shared by the ranks of torchrun, and the record is the same, byte fo
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..attacks import frozen_for_attack, full_float32
 from ..data import ImageDataset, check_classes
@@ -27,6 +28,7 @@ from ..records import (
     AttackedChunk,
     CertifiedChunk,
     ImageTable,
+    Manifest,
     Run,
     RunClock,
     Selection,
@@ -37,14 +39,15 @@ from ..records import (
 from ..threat_model import ThreatModel
 from ._ranks import Ranks
 from .attacking import Attacker
+from .estimate import Estimate, estimate
 from .merging import merge_attacks, merge_certified
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .run_folder import RunFolder
-from .subject import Subject
+from .subject import Subject, as_loaded
 from .units import AttackUnit, CertifyUnit, attack_units, certify_units
 from .writing import make_manifest, write_record
 
-__all__ = ["DEFAULT_THREAT_MODELS", "Progress", "evaluate"]
+__all__ = ["DEFAULT_THREAT_MODELS", "Progress", "dry_run", "evaluate"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -54,7 +57,7 @@ _POLL_SECONDS = 0.2
 
 
 def evaluate(
-    model: nn.Module | LoadedModel,
+    model: nn.Module | LoadedModel | Callable[[Tensor], Tensor],
     dataset: ImageDataset,
     threat_models: Sequence[str | ThreatModel] = DEFAULT_THREAT_MODELS,
     attacks: Sequence[str] = (),
@@ -78,8 +81,9 @@ def evaluate(
     the record, and returns it.
 
     Args:
-        model: any torch module from images (B, C, H, W) in [0, 1] to logits (B, K), or what `load_model` gives. A model
-            without a known Lipschitz bound gets no certificates, and all its correct images are attacked.
+        model: any torch module or differentiable function from images (B, C, H, W) in [0, 1] to logits (B, K), or what
+            `load_model` gives. A model without a known Lipschitz bound gets no certificates, and all its correct images
+            are attacked. Of a function the manifest knows the name alone: give a run of another one another folder.
         dataset: the images.
         threat_models: certified accuracy is reported at each, e.g. ``"l2:36/255"``.
         attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat
@@ -112,42 +116,139 @@ def evaluate(
     """
     clock = RunClock()
     ranks = Ranks.of_environment()
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, type(model).__name__, type(model).__name__)
-    plan = make_plan(threat_models, attacks, attack_at)
     out = Path(run_dir)
+    setup = _Setup.checked(
+        model,
+        dataset,
+        threat_models,
+        attacks,
+        limit,
+        attack_limit,
+        attack_at,
+        audit,
+        seed,
+        batch_size,
+        device,
+        record_id,
+    )
     check_writable(out)
-    for name, value, least in (("limit", limit, 1), ("attack_limit", attack_limit, 1), ("audit", audit, 0)):
-        if value is not None and value < least:
-            raise InvalidInputError(f"{name} must be at least {least}, not {value!r}")
-    evaluated = Selection.first(len(dataset) if limit is None else limit, len(dataset))
-    attacked = Selection.first(min(attack_limit or evaluated.count, evaluated.count), len(dataset))
-    if num_classes := getattr(loaded.model, "num_classes", None):
-        check_classes(int(num_classes), dataset)
-    where = torch.device(device) if device is not None else _default_device(ranks)
-
-    with ExitStack() as conditions:
-        conditions.enter_context(full_float32(where))
-        conditions.enter_context(frozen_for_attack(loaded.model))
-        manifest = make_manifest(
-            loaded,
-            dataset,
-            plan,
-            evaluated=evaluated,
-            attacked=attacked,
-            audit=audit,
-            seed=seed,
-            batch_size=batch_size,
-            device=where,
-            record_id=record_id,
-        )
+    with setup.ready() as manifest:
         started, words = utc_text(clock.started), list(sys.argv if command is None else command)
         resumed = resume or ranks.restarted
-        folder = conditions.enter_context(
-            RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words)
+        with RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words) as folder:
+            work = _Work(folder, setup.subject(), setup.data, ranks, clock, words, progress)
+            return work.run()
+
+
+def dry_run(
+    model: nn.Module | LoadedModel | Callable[[Tensor], Tensor],
+    dataset: ImageDataset,
+    threat_models: Sequence[str | ThreatModel] = DEFAULT_THREAT_MODELS,
+    attacks: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    attack_limit: int | None = None,
+    attack_at: Sequence[str | ThreatModel] | None = None,
+    audit: int = 0,
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> Estimate:
+    """What `evaluate` with these arguments would attack and at most take: certifies, measures, and writes nothing.
+
+    Raises as `evaluate` before its first attack.
+    """
+    setup = _Setup.checked(
+        model, dataset, threat_models, attacks, limit, attack_limit, attack_at, audit, seed, batch_size, device, None
+    )
+    with setup.ready() as manifest:
+        subject, data = setup.subject(), setup.data
+        report = None if progress is None else lambda done, total: progress("certify", done, total)
+        found = subject.certify(data.pixels(range(len(data))), data.labels, batch_size, report)
+        images = ImageTable(
+            index=np.arange(len(data)),
+            label=data.labels.cpu().numpy(),
+            prediction=found.prediction.numpy(),
+            margin=found.margin.numpy(),
+            radius=found.radius.numpy(),
+            correct=found.correct.numpy(),
         )
-        subject = Subject(loaded.model.to(where), where)
-        work = _Work(folder, subject, dataset.subset(evaluated.count), ranks, clock, words, progress)
-        return work.run()
+        return estimate(manifest, subject, data, images)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """The arguments of a run, checked."""
+
+    loaded: LoadedModel
+    dataset: ImageDataset
+    plan: Plan
+    evaluated: Selection
+    attacked: Selection
+    audit: int
+    seed: int
+    batch_size: int
+    device: torch.device
+    record_id: str | None
+
+    @classmethod
+    def checked(
+        cls,
+        model: nn.Module | LoadedModel | Callable[[Tensor], Tensor],
+        dataset: ImageDataset,
+        threat_models: Sequence[str | ThreatModel],
+        attacks: Sequence[str],
+        limit: int | None,
+        attack_limit: int | None,
+        attack_at: Sequence[str | ThreatModel] | None,
+        audit: int,
+        seed: int,
+        batch_size: int,
+        device: str | torch.device | None,
+        record_id: str | None,
+    ) -> "_Setup":
+        loaded = as_loaded(model)
+        plan = make_plan(threat_models, attacks, attack_at)
+        for name, value, least in (
+            ("limit", limit, 1),
+            ("attack_limit", attack_limit, 1),
+            ("audit", audit, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if value is not None and value < least:
+                raise InvalidInputError(f"{name} must be at least {least}, not {value!r}")
+        evaluated = Selection.first(len(dataset) if limit is None else limit, len(dataset))
+        attacked = Selection.first(min(attack_limit or evaluated.count, evaluated.count), len(dataset))
+        if num_classes := getattr(loaded.model, "num_classes", None):
+            check_classes(int(num_classes), dataset)
+        where = torch.device(device) if device is not None else _default_device(Ranks.of_environment())
+        return cls(loaded, dataset, plan, evaluated, attacked, audit, seed, batch_size, where, record_id)
+
+    @property
+    def data(self) -> ImageDataset:
+        """The images that are evaluated."""
+        return self.dataset.subset(self.evaluated.count)
+
+    def subject(self) -> Subject:
+        return Subject(self.loaded.model.to(self.device), self.device)
+
+    @contextmanager
+    def ready(self) -> Iterator[Manifest]:
+        """The model in evaluation mode and arithmetic in full float32 while the run lasts; what run that is."""
+        with full_float32(self.device), frozen_for_attack(self.loaded.model):
+            yield make_manifest(
+                self.loaded,
+                self.dataset,
+                self.plan,
+                evaluated=self.evaluated,
+                attacked=self.attacked,
+                audit=self.audit,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                device=self.device,
+                record_id=self.record_id,
+            )
 
 
 def _default_device(ranks: Ranks) -> torch.device:

@@ -23,6 +23,8 @@ from ..records import (
 )
 from ..threat_model import ThreatModel
 
+_COUNTS = ("corrected", "discarded", "forwards", "queries")  # of every attack at every threat model
+
 __all__ = ["Verdicts", "merge_attacks", "merge_certified"]
 
 
@@ -115,10 +117,9 @@ class _Found:
             if before is None or flip.l2 < before["l2"]:
                 self.flips[flip.index] = {"l1": flip.l1, "l2": flip.l2, "linf": flip.linf}
         self._settings.setdefault(chunk.attack, {}).update(chunk.settings)
-        counts = self._counts.setdefault((chunk.attack, chunk.threat_model), {"corrected": 0, "discarded": 0})
+        counts = self._counts.setdefault((chunk.attack, chunk.threat_model), dict.fromkeys(_COUNTS, 0))
         for name, number in (
-            ("corrected", chunk.corrected),
-            ("discarded", chunk.discarded),
+            *((name, getattr(chunk, name)) for name in _COUNTS),
             ("halved", chunk.halved),
             ("audited", len(index) if chunk.audit else 0),
         ):
@@ -134,6 +135,6 @@ class _Found:
         settings = dict(self._settings.get(attack, {}))
         for threat_model, name in pairs:
             if name == attack:
-                counts = self._counts.get((attack, str(threat_model)), {"corrected": 0, "discarded": 0})
+                counts = self._counts.get((attack, str(threat_model)), dict.fromkeys(_COUNTS, 0))
                 settings |= {f"{what} {threat_model}": number for what, number in counts.items()}
         return settings

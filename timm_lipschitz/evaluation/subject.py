@@ -8,10 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from ..certification import certify
-from ..errors import NonFiniteError
+from ..errors import InvalidInputError, NonFiniteError
 from ..folding import explicit_steps, fold, fold_steps, input_shape
+from ..models.loading import LoadedModel
 
-__all__ = ["CleanAndCertified", "Subject"]
+__all__ = ["CleanAndCertified", "Subject", "as_loaded"]
+
+
+class FunctionModel(nn.Module):
+    """A function from images to logits as a module, for libraries that ask for one."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+def as_loaded(model: nn.Module | LoadedModel | Callable[[Tensor], Tensor]) -> LoadedModel:
+    """Whatever may be evaluated, with the name that a record gives it.
+
+    Raises `InvalidInputError` for what cannot be called.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    if not callable(model):
+        raise InvalidInputError(f"a {type(model).__name__} cannot be evaluated: give a torch module or a function")
+    module = model if isinstance(model, nn.Module) else FunctionModel(model)
+    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
+    return LoadedModel(module, name, name)
 
 
 @dataclass(frozen=True)

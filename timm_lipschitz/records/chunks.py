@@ -75,6 +75,7 @@ class AttackedChunk(_Chunk):
         corrected: points that had to be brought into the threat model before the test that counts.
         discarded: points with NaN or infinite pixels.
         halved: how often a batch was halved because memory ran out.
+        forwards: calls of the model by the attack, ``queries``: images in them.
         flips: points inside a certified radius that rounding explains.
         settings: what ran.
     """
@@ -87,6 +88,8 @@ class AttackedChunk(_Chunk):
     corrected: Count
     discarded: Count
     halved: Count
+    forwards: Count
+    queries: Count
     flips: tuple[RoundingFlip, ...]
     settings: SettingsMap
 

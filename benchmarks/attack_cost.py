@@ -1,0 +1,304 @@
+"""What does a standard AutoAttack cost, and what does the certificate save of it?
+
+One model, the same images, several eps, in one run: `timm_lipschitz.evaluate` (certification and recording included)
+against pyautoattack's ``run_standard_evaluation`` on every correct image, (i) of the folded network and (ii) of the
+layers one by one, their weights computed once, as the authors of the sandwich layer evaluate theirs. Wall time,
+forwards, and whether the same images stand. At each eps the contestants take turns in one process. ``--audit`` also
+attacks every certified image. One JSON record; no earlier one is overwritten, and it grows with every measurement.
+
+    python benchmarks/attack_cost.py sandwich_cnn.mnist --limit 60
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT_THREAT_MODELS = ("l2:36/255", "l2:1.0", "l2:1.58")
+REFERENCES = {"folded": "the folded network", "layers": "the layers one by one, weights computed once"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark on command-line ``arguments`` (this process's by default); returns the exit code."""
+    from timm_lipschitz.errors import TimmLipschitzError
+
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(typed)
+    try:
+        result = measure(options, ["python", "benchmarks/attack_cost.py", *typed])
+    except TimmLipschitzError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print_result(result)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks/attack_cost.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", help="as timm-lipschitz evaluate takes it; it must be certifiable")
+    parser.add_argument("--data", default="mnist", metavar="NAME", help="the data set (default: mnist)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with its files")
+    parser.add_argument("--threat-model", action="append", metavar="NORM:EPS", help="repeatable (default: 3 of L2)")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images (default: 60, on a GPU 1,000)")
+    parser.add_argument("--reference", action="append", choices=list(REFERENCES), help="repeatable (default: both)")
+    parser.add_argument("--audit", action="store_true", help="at last, attack every certified image all the same")
+    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images in one batch (default: 250)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    out = Path("runs") / "benchmarks" / "attack_cost.json"
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"the record (default: {out})")
+    return parser
+
+
+def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, Any]:
+    """Every contestant at every eps; the record after each goes to ``options.out``. Raises as `evaluate`."""
+    import torch
+
+    import timm_lipschitz
+    from timm_lipschitz.cli._subjects import load_subject, pick_device
+    from timm_lipschitz.data import load_dataset
+    from timm_lipschitz.errors import InvalidInputError, RunDirectoryError
+    from timm_lipschitz.records import Hardware, check_writable, software_versions, write_atomic
+    from timm_lipschitz.threat_model import ThreatModel
+
+    if options.out.exists():
+        raise RunDirectoryError(f"{options.out} is there already; choose another --out, or delete that file")
+    check_writable(options.out.parent)
+    device = pick_device(options.device)
+    limit = options.limit or (1000 if device.type == "cuda" else 60)
+    dataset = load_dataset(options.data, "test", options.data_dir).subset(limit)
+    loaded = load_subject(options.model, dataset)
+    if not hasattr(loaded.model, "explicit"):
+        raise InvalidInputError(
+            f"{options.model} has no certificate, so there is nothing to save; choose another model"
+        )
+    loaded.model.to(device)
+    networks = {"folded": timm_lipschitz.fold(loaded.model), "layers": layer_form(loaded.model)}
+    references = options.reference or list(REFERENCES)
+    threat_models = sorted({ThreatModel.parse(text) for text in options.threat_model or DEFAULT_THREAT_MODELS})
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    result: dict[str, Any] = {
+        "question": (__doc__ or "").splitlines()[0],
+        "command": list(command),
+        "model": options.model,
+        "images": limit,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "machine": Hardware.detect(torch.get_num_threads(), accelerator).model_dump(mode="json"),
+        "versions": software_versions(),
+        "measured": [],
+    }
+    for threat_model in threat_models:
+        row: dict[str, Any] = {"threat_model": str(threat_model), "reference": {}}
+        result["measured"].append(row)
+        standing = row["ours"] = _ours(loaded, dataset, threat_model, options, device)
+        write_atomic(options.out, _json(result))
+        for name in references:
+            network = networks[name].float().to(device).eval().requires_grad_(False)
+            reference = _reference(network, dataset, threat_model, options, device)
+            reference["ratio"] = reference["seconds"] / row["ours"]["seconds"]
+            reference["same_standing"] = reference["standing"] == standing["standing"]
+            row["reference"][name] = reference
+            write_atomic(options.out, _json(result))
+    result["totals"] = totals(result["measured"], references)
+    if options.audit:
+        result["audit"] = [_audit(loaded, dataset, threat_model, options, device) for threat_model in threat_models]
+    write_atomic(options.out, _json(result))
+    return result
+
+
+def layer_form(model: Any) -> Any:
+    """The network with one module for each factor A and B of its layers: nothing multiplied, nothing recomputed."""
+    import torch
+    from torch import nn
+
+    from timm_lipschitz.folding import FoldedNetwork, explicit_steps, input_shape
+    from timm_lipschitz.layers.activations import make_activation
+    from timm_lipschitz.layers.explicit import Affine
+
+    modules: list[nn.Module] = []
+    for step in explicit_steps(model):
+        if isinstance(step, Affine):
+            modules.append(step.operator.to_module(step.bias))
+            continue
+        scale = torch.exp(step.log_scale) if step.log_scale is not None else 1.0
+        root = math.sqrt(2.0)
+        modules.append(step.b.scaled(root / scale).to_module(step.bias))
+        modules.append(make_activation(step.activation))
+        modules.append(step.a.transposed().scaled(root, scale).to_module(None))
+    shape = input_shape(model)
+    return FoldedNetwork(modules, shape, model.num_classes, float(model.lipschitz))
+
+
+def _ours(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    from timm_lipschitz.evaluation import evaluate
+    from timm_lipschitz.records import Status
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, run = _timed(
+            lambda: evaluate(
+                loaded,
+                dataset,
+                [threat_model],
+                ["autoattack"],
+                run_dir=Path(folder) / "run",
+                seed=options.seed,
+                batch_size=options.batch_size,
+                device=device,
+            ),
+            device,
+        )
+    robust = (run.attacks.status == Status.STANDING.value) | (run.attacks.status == Status.CERTIFIED.value)
+    figures, settings = run.record.results.threat_models[0].attacks[0], run.record.attacks[0].settings
+    return {
+        "seconds": seconds,
+        "forwards": settings[f"forwards {threat_model}"],
+        "images_forwarded": settings[f"queries {threat_model}"],
+        **_memory(device),
+        "proved": figures.proved.count,
+        "attacked": figures.attacked.count,
+        "standing": run.attacks.index[robust].tolist(),
+    }
+
+
+def _reference(
+    network: Any, dataset: Any, threat_model: Any, options: argparse.Namespace, device: Any
+) -> dict[str, Any]:
+    import torch
+    from pyautoattack import AutoAttack
+
+    from timm_lipschitz.attacks import full_float32
+    from timm_lipschitz.attacks._autoattack import LIBRARY_NORMS
+
+    calls: list[int] = []
+    counted = _counting(network, calls)
+    images, labels = dataset.pixels(range(len(dataset)), device=device), dataset.labels.to(device)
+    with torch.no_grad(), full_float32(device):
+        correct = counted(images).argmax(dim=1) == labels
+    attack = AutoAttack(
+        counted,
+        norm=LIBRARY_NORMS[threat_model.norm],  # type: ignore[arg-type]
+        eps=threat_model.radius,
+        seed=options.seed,
+        device=device,
+    )
+    with full_float32(device):
+        seconds, (_, answers) = _timed(
+            lambda: attack.run_standard_evaluation(images[correct], labels[correct], batch_size=options.batch_size),
+            device,
+        )
+    standing = correct.nonzero().flatten()[answers == labels[correct]]
+    return {
+        "seconds": seconds,
+        "forwards": len(calls),
+        "images_forwarded": sum(calls),
+        **_memory(device),
+        "standing": standing.tolist(),
+    }
+
+
+def _audit(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """Every certified image attacked; a violation ends the benchmark as it ends an evaluation."""
+    from timm_lipschitz.evaluation import evaluate
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = evaluate(
+            loaded,
+            dataset,
+            [threat_model],
+            ["autoattack"],
+            run_dir=Path(folder) / "run",
+            audit=len(dataset),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=device,
+        )
+    figures, settings = run.record.results.threat_models[0], run.record.attacks[0].settings
+    audited = settings.get(f"audited {threat_model}", 0)
+    lowered = run.record.certification.lowered if run.record.certification else 0
+    return {
+        "threat_model": str(threat_model),
+        "audited": audited,
+        "certified": figures.certified.count,
+        "lowered": lowered,
+    }
+
+
+def totals(measured: Sequence[dict[str, Any]], references: Sequence[str]) -> dict[str, Any]:
+    """Seconds and forwards over all eps together, and the ratio of each reference to ours."""
+    ours = {key: sum(row["ours"][key] for row in measured) for key in ("seconds", "forwards", "images_forwarded")}
+    found: dict[str, Any] = {"ours": ours}
+    for name in references:
+        rows = [row["reference"][name] for row in measured]
+        sums = {key: sum(row[key] for row in rows) for key in ours}
+        found[name] = {
+            **sums,
+            "ratio": sums["seconds"] / ours["seconds"],
+            "same_standing": all(row["same_standing"] for row in rows),
+        }
+    return found
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """One row an eps: proved, attacked, standing, seconds, and what each reference takes in their place."""
+    from rich.table import Table
+
+    from timm_lipschitz.cli._console import output
+
+    table = Table("at", box=None, pad_edge=False)
+    references = [name for name in REFERENCES if name in result["totals"]]
+    for heading in ("proved", "attacked", "standing", "seconds", "forwards"):
+        table.add_column(heading, justify="right")
+    for name in references:
+        table.add_column(f"{name} / ours", justify="right")
+    for row in result["measured"]:
+        ours = row["ours"]
+        cells = [str(ours["proved"]), str(ours["attacked"]), str(len(ours["standing"]))]
+        cells += [f"{ours['seconds']:.1f}", f"{ours['forwards']:,}"]
+        table.add_row(row["threat_model"], *cells, *(f"{row['reference'][name]['ratio']:.1f}" for name in references))
+    ours = result["totals"]["ours"]
+    cells = ["", "", "", f"{ours['seconds']:.1f}", f"{ours['forwards']:,}"]
+    table.add_row("together", *cells, *(f"{result['totals'][name]['ratio']:.1f}" for name in references))
+    output().print(table)
+    for name in references:
+        same = "the same images stand" if result["totals"][name]["same_standing"] else "OTHER IMAGES STAND"
+        output().print(f"{name}: {REFERENCES[name]}; {same}")
+
+
+def _counting(network: Any, calls: list[int]) -> Any:
+    """``network`` with a note of the images in every forward."""
+    network.register_forward_hook(lambda _module, inputs, _output: calls.append(len(inputs[0])))
+    return network
+
+
+def _memory(device: Any) -> dict[str, int]:
+    import torch
+
+    return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+
+
+def _timed(function: Callable[[], Any], device: Any) -> tuple[float, Any]:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    value = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin, value
+
+
+def _json(result: dict[str, Any]) -> bytes:
+    return (json.dumps(result, indent=2) + "\n").encode()
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that `benchmarks` can be imported
+    sys.exit(main())
