@@ -64,7 +64,7 @@ def test_record_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     for run in network["runs"]:
         assert run["tightness"] == run["empirical"] / 5
         assert 0 < run["empirical"] <= run["proved"] <= 5 * (1 + 1e-7)
-        assert (len(run["curve"]), len(run["losses"]["test"])) == (401, 1)
+        assert (len(run["curve"]), len(run["losses"]["test"])) == (401, 2)
     assert record["command"].startswith("python benchmarks/tightness.py --layer sandwich")
     for name in ("fits.svg", "errors.svg"):
         assert (tmp_path / name).read_text().startswith("<?xml")

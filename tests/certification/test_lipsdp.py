@@ -68,9 +68,9 @@ def test_a_sandwich_network_is_never_steeper_than_its_own_bound(kind: str) -> No
 
 
 def test_a_convolutional_sandwich_network_too() -> None:
-    net = small_net(img_size=2)
+    net = small_net(img_size=3)
     network = feedforward(explicit_steps(net))
-    assert network.widths == [4, 12, 4, 6, 3]
+    assert network.widths == [9, 27, 16, 6, 3]
     assert lipsdp(network).lipschitz <= sdp.sdp_certificate(net).lipschitz * (1 + 1e-6)
 
 
