@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from certification.networks import small_net
 from certification.test_sdp import dense_nets
+from layer_contract import randomize
 from torch import Tensor
 
 from timm_lipschitz.certification import check_certificate, sdp
@@ -19,6 +19,8 @@ from timm_lipschitz.certification.feedforward import Feedforward, feedforward
 from timm_lipschitz.certification.lipsdp import eclipse_fast, lipsdp, spectral_product
 from timm_lipschitz.errors import InvalidInputError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
+from timm_lipschitz.layers import SandwichFourierConv2d
+from timm_lipschitz.models import LayerFamily, LipschitzNet
 
 
 def random_network(widths: list[int], activation: str = "relu", scale: float = 1.0, seed: int = 0) -> Feedforward:
@@ -68,9 +70,11 @@ def test_a_sandwich_network_is_never_steeper_than_its_own_bound(kind: str) -> No
 
 
 def test_a_convolutional_sandwich_network_too() -> None:
-    net = small_net(img_size=3)
+    family = LayerFamily(stage=SandwichFourierConv2d)
+    net = LipschitzNet(family, ((2, 1), (2, 2)), (3,), in_chans=1, img_size=3, num_classes=2).double().eval()
+    randomize(net)
     network = feedforward(explicit_steps(net))
-    assert network.widths == [9, 27, 16, 6, 3]
+    assert network.widths == [9, 18, 8, 3, 2]
     assert lipsdp(network).lipschitz <= sdp.sdp_certificate(net).lipschitz * (1 + 1e-6)
 
 
