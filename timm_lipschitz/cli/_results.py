@@ -1,5 +1,6 @@
 """Figures as tables on the terminal, at most 80 columns wide. Percentages are rounded down, as everywhere."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -73,13 +74,9 @@ def print_estimate(estimate: "Estimate") -> None:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _print_attacks(threat_models: "Sequence[ThreatModelFigures]") -> None:

@@ -1,8 +1,8 @@
 """What a run will cost, measured on a few forwards before it starts.
 
 An attack is a loop of forwards, most of them with a gradient; its length for an image that stands is known from its
-settings. So the bound is: images to attack, times forwards of an image that stands, times the measured time of a forward
-at the size of the batches. Images that break early, and early forwards without a gradient, make the run shorter.
+settings. So the bound is: batches, times forwards of an image that stands, times the measured time of a forward on such
+a batch. Images that break early, and early forwards without a gradient, make the run shorter.
 """
 
 import time

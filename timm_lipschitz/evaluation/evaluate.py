@@ -117,19 +117,9 @@ def evaluate(
     clock = RunClock()
     ranks = Ranks.of_environment()
     out = Path(run_dir)
+    counts = (limit, attack_limit, audit)
     setup = _Setup.checked(
-        model,
-        dataset,
-        threat_models,
-        attacks,
-        limit,
-        attack_limit,
-        attack_at,
-        audit,
-        seed,
-        batch_size,
-        device,
-        record_id,
+        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, record_id
     )
     check_writable(out)
     with setup.ready() as manifest:
@@ -159,9 +149,8 @@ def dry_run(
 
     Raises as `evaluate` before its first attack.
     """
-    setup = _Setup.checked(
-        model, dataset, threat_models, attacks, limit, attack_limit, attack_at, audit, seed, batch_size, device, None
-    )
+    counts = (limit, attack_limit, audit)
+    setup = _Setup.checked(model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, None)
     with setup.ready() as manifest:
         subject, data = setup.subject(), setup.data
         report = None if progress is None else lambda done, total: progress("certify", done, total)
@@ -199,9 +188,9 @@ class _Setup:
         dataset: ImageDataset,
         threat_models: Sequence[str | ThreatModel],
         attacks: Sequence[str],
+        attack_at: Sequence[str | ThreatModel] | None,
         limit: int | None,
         attack_limit: int | None,
-        attack_at: Sequence[str | ThreatModel] | None,
         audit: int,
         seed: int,
         batch_size: int,
