@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from attacks.tiny_models import Linear, grey_images, predicted
+from attacks.tiny_models import THREE_CHANNELS, Linear, grey_images, predicted
 
 from timm_lipschitz.attacks import CATALOGUE, _autoattack, attack_names, run_attack
 from timm_lipschitz.threat_model import NORMS, ThreatModel
 
-CASES = [(norm, name) for norm in NORMS for name in attack_names(norm)]
+# Three attacks are for images of three channels, see test_catalogue.
+CASES = [(norm, name) for norm in NORMS for name in attack_names(norm) if name not in THREE_CHANNELS]
 REACHES = {"autoattack": 1.0, "fab": 1.02, "cw": 1.02, "deepfool": 1.03}  # of the exact distance, at most
 
 
@@ -54,7 +55,7 @@ def test_large_radius_breaks_an_image(norm, name):
     result = run_attack(model, images, labels, threat_model, name, seed=0)
     assert result.success.any()
     broken = result.success
-    assert torch.equal(predicted(model, result.adversarial) != labels, broken)
+    assert torch.equal(predicted(model, result.adversarial) != labels, ~result.distance.isnan())
     delta = result.adversarial.double() - images.double()
     assert torch.equal(threat_model.distance(delta)[broken], result.distance[broken])
     assert (result.distance[broken] <= threat_model.radius).all()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 SHAPE = (1, 6, 6)
+THREE_CHANNELS = ("tifgsm", "pifgsm", "pifgsmpp")  # attacks that other images are refused by
 DUAL_ORDER = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
 
 

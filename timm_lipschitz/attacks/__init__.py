@@ -8,11 +8,12 @@ from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
 from timm_lipschitz.attacks._loop import Progress
 from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack, longest_forwards
 from timm_lipschitz.attacks._seeding import stable_seed
-from timm_lipschitz.attacks.catalogue import CATALOGUE, attack_names, find_attack
+from timm_lipschitz.attacks.catalogue import ATTACK_SETS, CATALOGUE, attack_names, expand_sets, find_attack
 from timm_lipschitz.attacks.interface import AttackResult, run_attack
 from timm_lipschitz.attacks.verification import Verified, project_to_ball, verify
 
 __all__ = [
+    "ATTACK_SETS",
     "CATALOGUE",
     "AttackResult",
     "Kind",
@@ -23,6 +24,7 @@ __all__ = [
     "SubAttack",
     "Verified",
     "attack_names",
+    "expand_sets",
     "find_attack",
     "frozen_for_attack",
     "full_float32",

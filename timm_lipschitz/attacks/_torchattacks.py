@@ -102,6 +102,53 @@ def _mifgsm(problem: Problem) -> Options:
     return {"eps": eps, "alpha": 2.5 * eps / _STEPS, "steps": _STEPS, "decay": 1.0}
 
 
+def _stepped(**more: Setting) -> Callable[[Problem], Options]:
+    """Options of an iterative L-infinity attack: steps of 2.5 eps / steps, and what is its own."""
+
+    def options(problem: Problem) -> Options:
+        eps = problem.threat_model.radius
+        return {"eps": eps, "alpha": 2.5 * eps / _STEPS, "steps": _STEPS, **more}
+
+    return options
+
+
+def _ffgsm(problem: Problem) -> Options:
+    eps = problem.threat_model.radius
+    return {"eps": eps, "alpha": 1.25 * eps}  # Wong et al. 2020: from a random start, one step of 1.25 eps
+
+
+def _spsa(problem: Problem) -> Options:
+    return {"eps": problem.threat_model.radius, "delta": 0.01, "lr": 0.01, "nb_iter": _STEPS, "nb_sample": 128}
+
+
+def _three_channels(name: str, options: Callable[[Problem], Options]) -> Callable[[Problem], Options]:
+    """Options of an attack whose kernels are made for three channels."""
+
+    def checked(problem: Problem) -> Options:
+        if problem.image_shape[0] != 3:
+            raise AttackError(
+                f"{name} smooths gradients by kernels for 3 channels, the images have {problem.image_shape[0]}: use "
+                "difgsm or vnifgsm."
+            )
+        return options(problem)
+
+    return checked
+
+
+def _patchwise(problem: Problem) -> Options:
+    return {"max_epsilon": problem.threat_model.radius, "num_iter_set": _STEPS}
+
+
+def _ead(problem: Problem) -> Options:
+    return {
+        "kappa": 0,
+        "lr": 0.01,
+        "binary_search_steps": 9,
+        "max_iterations": max(10, 2 * _STEPS),
+        "positive_logits": True,
+    }
+
+
 def _apgd(problem: Problem) -> Options:
     return {**_norm_and_eps(problem), "steps": _APGD_STEPS, "n_restarts": 1, "loss": "ce"}
 
@@ -177,10 +224,36 @@ def _construct_cw(model: nn.Module, options: Options) -> Any:
     return attack
 
 
+def _construct_ead(class_name: str) -> Construct:
+    """EADL1 or EADEN on positive logits: they leave out the label's logit as CW does."""
+
+    def construct(model: nn.Module, options: Options) -> Any:
+        parameters = {key: value for key, value in options.items() if key != "positive_logits"}
+        return getattr(importlib.import_module(_LIBRARY), class_name)(_PositiveLogits(model), **parameters)
+
+    return construct
+
+
 TORCHATTACKS: Final = (
     _torchattacks_row("fgsm", ("linf",), "fixed-eps", "FGSM", _fgsm),
     _torchattacks_row("pgd", ("linf",), "fixed-eps", "PGD", _pgd),
     _torchattacks_row("mifgsm", ("linf",), "fixed-eps", "MIFGSM", _mifgsm),
+    _torchattacks_row("bim", ("linf",), "fixed-eps", "BIM", _stepped()),
+    _torchattacks_row("rfgsm", ("linf",), "fixed-eps", "RFGSM", _stepped()),
+    _torchattacks_row("ffgsm", ("linf",), "fixed-eps", "FFGSM", _ffgsm),
+    _torchattacks_row("eotpgd", ("linf",), "fixed-eps", "EOTPGD", _stepped(eot_iter=2, random_start=True)),
+    _torchattacks_row("tpgd", ("linf",), "fixed-eps", "TPGD", _stepped()),
+    _torchattacks_row("upgd", ("linf",), "fixed-eps", "UPGD", _stepped(random_start=True, loss="margin")),
+    _torchattacks_row("jitter", ("linf",), "fixed-eps", "Jitter", _stepped(scale=10, std=0.1, random_start=True)),
+    _torchattacks_row("nifgsm", ("linf",), "fixed-eps", "NIFGSM", _stepped(decay=1.0)),
+    _torchattacks_row("sinifgsm", ("linf",), "fixed-eps", "SINIFGSM", _stepped(decay=1.0, m=5)),
+    _torchattacks_row("vmifgsm", ("linf",), "fixed-eps", "VMIFGSM", _stepped(decay=1.0, N=5, beta=1.5)),
+    _torchattacks_row("vnifgsm", ("linf",), "fixed-eps", "VNIFGSM", _stepped(decay=1.0, N=5, beta=1.5)),
+    _torchattacks_row("difgsm", ("linf",), "fixed-eps", "DIFGSM", _stepped(decay=0.0, random_start=True)),
+    _torchattacks_row("tifgsm", ("linf",), "fixed-eps", "TIFGSM", _three_channels("tifgsm", _stepped(decay=0.0))),
+    _torchattacks_row("pifgsm", ("linf",), "fixed-eps", "PIFGSM", _three_channels("pifgsm", _patchwise)),
+    _torchattacks_row("pifgsmpp", ("linf",), "fixed-eps", "PIFGSMPP", _three_channels("pifgsmpp", _patchwise)),
+    _torchattacks_row("spsa", ("linf",), "fixed-eps", "SPSA", _spsa),
     _torchattacks_row("pgdl2", ("l2",), "fixed-eps", "PGDL2", _pgd),
     _torchattacks_row("apgd", ("l2", "linf"), "fixed-eps", "APGD", _apgd),
     _torchattacks_row("apgdt", ("l2", "linf"), "fixed-eps", "APGDT", _apgdt),
@@ -188,4 +261,6 @@ TORCHATTACKS: Final = (
     _torchattacks_row("fab", ("l2", "linf"), "minimal-norm", "FAB", _fab),
     _torchattacks_row("cw", ("l2",), "minimal-norm", "CW", _cw, _construct_cw),
     _torchattacks_row("deepfool", ("l2",), "minimal-norm", "DeepFool", _deepfool),
+    _torchattacks_row("eadl1", ("l1",), "minimal-norm", "EADL1", _ead, _construct_ead("EADL1")),
+    _torchattacks_row("eaden", ("l1", "l2"), "minimal-norm", "EADEN", _ead, _construct_ead("EADEN")),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from timm_lipschitz.attacks._autoattack import plan_autoattack
@@ -14,10 +15,42 @@ _ROWS: Final = (NamedAttack("autoattack", NORMS, "fixed-eps", plan_autoattack), 
 
 CATALOGUE: Final[dict[str, NamedAttack]] = {row.name: row for row in _ROWS}
 
+# Names for several attacks; "all" is every attack of the norms.
+ATTACK_SETS: Final[dict[str, tuple[str, ...]]] = {
+    "l2-quick": ("pgdl2", "apgd"),
+    "l2-strong": ("autoattack", "apgdt", "fab", "cw", "deepfool"),
+    "linf-strong": ("autoattack", "pgd", "apgdt", "fab", "vmifgsm"),
+}
+
+_REFUSED: Final[dict[str, str]] = {
+    "autoattack-plus": "its 5 restarts and untargeted parts find next to nothing that the standard version leaves; ask "
+    "for autoattack, and for apgd and fab beside it",
+    "autoattack-rand": "it is for randomised models, and models that answer differently each time are refused here",
+    "pgdrs": "it attacks the vote of a model over noisy copies of an image, not the model",
+    "pgdrsl2": "it attacks the vote of a model over noisy copies of an image, not the model",
+    "vanila": "it returns the images as they are",
+    "gn": "it adds noise at random: no search",
+}
+
 
 def attack_names(norm: Norm | None = None) -> tuple[str, ...]:
     """Names of the attacks that ``norm`` (any norm if None) offers, in the order of the catalogue."""
     return tuple(row.name for row in _ROWS if norm is None or norm in row.norms)
+
+
+def expand_sets(names: Sequence[str], norms: Collection[Norm]) -> tuple[str, ...]:
+    """``names`` with each set (``l2-quick``, ..., ``all``) replaced by its attacks, each once, in their order.
+
+    ``all`` is every attack that knows all of ``norms``.
+    """
+    expanded: list[str] = []
+    for name in names:
+        if name == "all":
+            expanded += [row.name for row in _ROWS if set(norms) <= set(row.norms)]
+        else:
+            expanded += ATTACK_SETS.get(name, (name,))
+    from_sets = [name for name in names if name == "all" or name in ATTACK_SETS]
+    return tuple(dict.fromkeys(expanded)) if from_sets else tuple(expanded)
 
 
 def find_attack(name: str, norm: Norm) -> NamedAttack:
@@ -27,6 +60,8 @@ def find_attack(name: str, norm: Norm) -> NamedAttack:
         AttackError: no such attack, or not one for ``norm``; both list the choices.
     """
     row = CATALOGUE.get(name)
+    if name in _REFUSED:
+        raise AttackError(f"{name} is not offered: {_REFUSED[name]}.")
     if row is None:
         raise AttackError(f"unknown attack {name!r}: choose from {', '.join(attack_names(norm))} for {norm}.")
     return check_norm(row, norm)

@@ -39,7 +39,8 @@ def evaluate(
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="autoattack, or one of torchattacks: pgdl2, apgd, apgdt, fab, cw, square, ...; may be repeated.",
+            help="autoattack, one of torchattacks (pgdl2, fab, cw, ...) or a set: l2-quick, l2-strong, linf-strong, "
+            "all; may be repeated.",
             show_default="none: certify only",
         ),
     ] = None,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..attacks import find_attack
+from ..attacks import expand_sets, find_attack
 from ..errors import InvalidInputError
 from ..threat_model import ThreatModel
 
@@ -27,7 +27,7 @@ def make_plan(
     attacks: Sequence[str],
     attack_at: Sequence[str | ThreatModel] | None = None,
 ) -> Plan:
-    """Every attack at every threat model of ``attack_at`` (default: all).
+    """Every attack, those of named sets among them, at every threat model of ``attack_at`` (default: all).
 
     Raises `InvalidInputError` for threat models that are missing or malformed and for an attack given twice,
     `AttackError` for an attack that is unknown or does not know the norm.
@@ -38,12 +38,13 @@ def make_plan(
         raise InvalidInputError("no threat model given; try l2:36/255")
     if missing := [str(threat_model) for threat_model in at if threat_model not in every]:
         raise InvalidInputError(f"{missing[0]} is to be attacked but is not among the threat models; add it there")
+    attacks = expand_sets(attacks, {threat_model.norm for threat_model in at})
     if len(set(attacks)) != len(attacks):
         raise InvalidInputError(f"an attack is given twice: {', '.join(attacks)}")
     for threat_model in at:
         for attack in attacks:
             find_attack(attack, threat_model.norm)
-    return Plan(every, at if attacks else (), tuple(attacks))
+    return Plan(every, at if attacks else (), attacks)
 
 
 def _parse(threat_models: Sequence[str | ThreatModel]) -> tuple[ThreatModel, ...]:
