@@ -213,3 +213,21 @@ def test_concatenate_and_select_are_inverse():
     assert len(whole) == 20
     assert_equal(whole.select("l2:1.58", "autoattack"), parts[0])
     assert len(AttackTable.concatenate([])) == 0
+
+
+def test_the_smallest_distance_is_over_attacks_and_eps_of_one_norm() -> None:
+    def rows(threat_model: str, attack: str, distance: list[float]) -> AttackTable:
+        return AttackTable.of_attack(np.array([0, 2, 5]), threat_model, attack, ["standing"] * 3, np.array(distance))
+
+    table = AttackTable.concatenate(
+        [
+            rows("l2:0.1", "a", [2.0, np.nan, np.nan]),
+            rows("l2:0.5", "a", [3.0, 1.5, np.nan]),
+            rows("l2:0.1", "b", [2.5, 1.25, np.nan]),
+            rows("linf:0.1", "a", [0.2, 0.3, 0.4]),
+        ]
+    )
+    index = np.array([0, 1, 2, 5])
+    np.testing.assert_array_equal(table.smallest_distance(index, "l2"), [2.0, np.inf, 1.25, np.inf])
+    np.testing.assert_array_equal(table.smallest_distance(index, "linf"), [0.2, np.inf, 0.3, 0.4])
+    np.testing.assert_array_equal(AttackTable.empty().smallest_distance(index, "l2"), [np.inf] * 4)

@@ -193,6 +193,17 @@ class AttackTable:
         rows = (self.threat_model == threat_model) & (self.attack == attack)
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def smallest_distance(self, index: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
+        """Upper bounds on the robust radii of the images ``index`` (N,), sorted: (N,), infinite where there is none.
+
+        The smallest distance of an adversarial example over all attacks and all threat models of ``norm``. With the
+        certified radius of the table of images, an image's L2 radius lies in ``[radius, smallest_distance]``.
+        """
+        closest = np.full(len(index), np.inf)
+        rows = np.char.startswith(self.threat_model, f"{norm}:") & np.isin(self.index, index) & ~np.isnan(self.distance)
+        np.minimum.at(closest, np.searchsorted(index, self.index[rows]), self.distance[rows])
+        return closest
+
     def to_parquet(self) -> bytes:
         """The table as a Parquet file; equal tables give equal bytes under one version of pyarrow."""
         import pyarrow as pa
