@@ -8,8 +8,8 @@ from layer_contract import randomize, relative_error
 from torch import Tensor, nn
 
 from timm_lipschitz.errors import InvalidInputError
-from timm_lipschitz.layers import LipschitzSequential, SandwichFourierConv2d, SandwichLinear, fourier
-from timm_lipschitz.layers.sequential import can_link, run_linked
+from timm_lipschitz.layers import LipschitzSequential, SandwichConv2d, SandwichFourierConv2d, SandwichLinear, fourier
+from timm_lipschitz.layers.sequential import IMAGES_AT_ONCE, can_link, run_linked
 
 CHAINS = {
     "paper": [(2, 3, 3, 1), (3, 4, 3, 2), (4, 2, 3, 1), (2, 3, 3, 2)],
@@ -122,4 +122,17 @@ def test_explicit_steps_are_those_of_the_layers() -> None:
     from layer_contract import run_steps
 
     with torch.no_grad():
-        assert relative_error(run_steps(layers.explicit((2, 8, 8)), x), run_linked(layers, x)) < 1e-12
+        assert relative_error(run_steps(layers.explicit((2, 8, 8)), x), run_linked(layers, x)[0]) < 1e-12
+
+
+@pytest.mark.parametrize("count", [3, IMAGES_AT_ONCE + 3])
+def test_outputs_in_between_are_those_of_the_layers_and_the_last_one_is_that_of_forward(count: int) -> None:
+    layers = LipschitzSequential(*(SandwichConv2d(2, 2, stride=s, dtype=torch.float64) for s in (1, 2, 1)))
+    randomize(layers)
+    x = torch.randn(count, 2, 6, 6, dtype=torch.float64)
+    last, taken = layers.forward_intermediates(x, [0, 2])
+    assert torch.equal(last, layers(x))
+    first = layers[0](x)
+    assert relative_error(taken[0], first) < 1e-12
+    assert relative_error(taken[1], layers[2](layers[1](first))) < 1e-12
+    assert len(taken) == 2

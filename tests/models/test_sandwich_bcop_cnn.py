@@ -20,7 +20,7 @@ SIZES = [28, 32, (45, 33), 224]
 def test_one_set_of_weights_is_certified_at_every_size(size: int | tuple[int, int], normalized_head: bool) -> None:
     model = narrow_model("sandwich_bcop_cnn", lipschitz=2.0, normalized_head=normalized_head)
     trained_at_32 = network_bound(explicit_steps(model))
-    model.set_input_size(size)
+    model.set_img_size(size)
     images = torch.rand(2, 3, *model.img_size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = model(images)
@@ -69,7 +69,7 @@ def test_images_scaled_up_keep_their_prediction_and_scale_their_radius() -> None
     model = timm.create_model("sandwich_bcop_cnn", in_chans=1).eval()  # starts without biases, its kernels as one tap
     x = torch.full((1, 1, 32, 32), 0.7)
     small = certify(model, x)
-    model.set_input_size(128)
+    model.set_img_size(128)
     large = certify(model, x.repeat_interleave(4, 2).repeat_interleave(4, 3))
     assert torch.equal(small.prediction, large.prediction)
     assert small.radius > 0
@@ -79,17 +79,17 @@ def test_images_scaled_up_keep_their_prediction_and_scale_their_radius() -> None
 def test_size_of_a_fourier_network_is_fixed() -> None:
     model = narrow_model("sandwich_cnn")
     assert model.fixed_input_size
-    model.set_input_size(32)
+    model.set_img_size(32)
     with pytest.raises(
         InvalidInputError, match="the weights belong to 32x32 images; create the model with img_size=40"
     ):
-        model.set_input_size(40)
+        model.set_img_size(40)
 
 
 @pytest.mark.parametrize("size", [0, (8,), (8.0, 8.0)])
 def test_sizes_without_meaning_are_refused(size: object) -> None:
     with pytest.raises(InvalidInputError, match="img_size must be a positive int or"):
-        narrow_model("sandwich_bcop_cnn").set_input_size(size)
+        narrow_model("sandwich_bcop_cnn").set_img_size(size)
 
 
 @pytest.mark.parametrize("in_shape", [(1, 32, 32), (3, 32), (3,)])

@@ -91,6 +91,7 @@ def cayley_factors(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return _cayley_factors(x, v)
 
 
+@register_notrace_function
 def cayley(weight: Tensor) -> Tensor:
     """``[A B]`` with orthonormal rows for free ``weight = [X V]``, (..., q, q + p) -> the same, float32 or better."""
     x, v = weight.split([weight.shape[-2], weight.shape[-1] - weight.shape[-2]], dim=-1)

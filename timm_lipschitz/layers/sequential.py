@@ -1,8 +1,8 @@
 """Layers one after the other, run as the folded network would be."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -28,11 +28,23 @@ class LipschitzSequential(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting() or not can_link(self, x):
+        if torch.jit.is_scripting():  # alone in its condition: TorchScript then leaves the rest uncompiled
             for layer in self:
                 x = layer(x)
             return x
-        return run_linked(self, x)
+        return self.forward_intermediates(x, [])[0]
+
+    @torch.jit.unused
+    def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """The last layer's output, exactly that of ``forward``, and in order those of the layers in ``indices``."""
+        if can_link(self, x):
+            return run_linked(self, x, indices)
+        taken = []
+        for index, layer in enumerate(self):
+            x = layer(x)
+            if index in indices:
+                taken.append(x)
+        return x, taken
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layers' explicit steps on samples of ``in_shape``, in float64."""
@@ -51,27 +63,39 @@ def _is_watched(layer: nn.Module) -> bool:
     return any(len(kind) > 0 for kind in hooks)
 
 
-def run_linked(layers: Iterable[Any], x: Tensor) -> Tensor:
+def run_linked(layers: Iterable[Any], x: Tensor, indices: Collection[int] = ()) -> tuple[Tensor, list[Tensor]]:
     """Sandwich layers on ``x`` with neighbouring factors multiplied, in their parameters' precision, float32 or better.
 
-    A layer's ``steps(in_shape)`` are an `Affine` without bias, or none, and then one `Sandwich`.
+    A layer's ``steps(in_shape)`` are an `Affine` without bias, or none, and then one `Sandwich`. Returned are the last
+    layer's output, and in order those of the layers in ``indices``.
     """
     with torch.autocast(x.device.type, enabled=False):
-        maps = _link(layers, tuple(x.shape[1:]))
+        maps = _link(layers, tuple(x.shape[1:]), indices)
         if x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
-            return _run(maps, x).to(x.dtype)
-        return torch.cat([_run(maps, part) for part in x.split(IMAGES_AT_ONCE)]).to(x.dtype)
+            outputs = _run(maps, x)
+        else:
+            parts = zip(*(_run(maps, part) for part in x.split(IMAGES_AT_ONCE)), strict=True)
+            outputs = [torch.cat(part) for part in parts]
+        *taken, last = [y.to(x.dtype) for y in outputs]
+    return last, taken
 
 
 _Map: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def _link(layers: Iterable[Any], in_shape: tuple[int, ...]) -> list[_Map]:
-    """The layers as the maps of a folded network: linear ones, and in between activations."""
+@dataclass(frozen=True)
+class _Output:
+    """The maps from an activation to an output that is wanted; the network goes on from the activation."""
+
+    maps: list[_Map]
+
+
+def _link(layers: Iterable[Any], in_shape: tuple[int, ...], indices: Collection[int]) -> list[_Map | _Output]:
+    """The layers as the maps of a folded network: linear ones, and in between activations and outputs."""
     root = math.sqrt(2.0)
-    maps: list[_Map] = []
+    maps: list[_Map | _Output] = []
     pending: list[Operator] = []  # linear maps since the last activation, in order
-    for layer in layers:
+    for index, layer in enumerate(layers):
         *before, sandwich = layer.steps(in_shape)
         in_shape = out_shape(sandwich)
         pending += [step.operator for step in before]
@@ -84,15 +108,28 @@ def _link(layers: Iterable[Any], in_shape: tuple[int, ...]) -> list[_Map]:
             behind = sandwich.a.transposed().scaled(root, scale)
         maps += [*_linear(pending, sandwich.bias), layer.act]
         pending = [behind]
-    return maps + _linear(pending, None)
+        if index in indices:
+            maps.append(_Output(_linear(pending, None)))
+    return [*maps, _Output(_linear(pending, None))]
 
 
 def _linear(operators: Sequence[Operator], bias: Tensor | None) -> list[_Map]:
     *first, last = [operator.prepared() for operator in multiply(operators)]
-    return [*(partial(operator, bias=None) for operator in first), partial(last, bias=bias)]
+    return [*(_with_bias(apply, None) for apply in first), _with_bias(last, bias)]
 
 
-def _run(maps: Sequence[_Map], x: Tensor) -> Tensor:
-    for apply in maps:
-        x = apply(x)
-    return x
+def _with_bias(apply: Callable[[Tensor, Tensor | None], Tensor], bias: Tensor | None) -> _Map:
+    return lambda x: apply(x, bias)
+
+
+def _run(maps: Sequence[_Map | _Output], x: Tensor) -> list[Tensor]:
+    outputs = []
+    for step in maps:
+        if isinstance(step, _Output):
+            y = x
+            for apply in step.maps:
+                y = apply(y)
+            outputs.append(y)
+        else:
+            x = step(x)
+    return outputs

@@ -130,7 +130,7 @@ class LipschitzNet(nn.Module):
     With ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
 
     A family with a ``pool_grid`` takes images of every size, with the same weights and the same bound; ``img_size`` is
-    then the size that folding and certification take unless told otherwise, and `set_input_size` changes it.
+    then the size that folding and certification take unless told otherwise, and `set_img_size` changes it.
 
     Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
     """
@@ -203,7 +203,7 @@ class LipschitzNet(nn.Module):
         self.head_hidden_size = self.head.num_features
         initialize([*self.stages, *self.head.layers], init)
 
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+    def set_img_size(self, img_size: int | tuple[int, int]) -> None:
         """Changes ``img_size`` of a network whose weights belong to no size.
 
         Raises `InvalidInputError` for a network whose weights do, and for sizes below 1.
@@ -244,13 +244,9 @@ class LipschitzNet(nn.Module):
         if output_fmt != "NCHW":
             raise InvalidInputError(f"output_fmt {output_fmt!r} is not offered: feature maps are NCHW")
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        stages = self.stages[: max_index + 1] if stop_early else self.stages
-        x = self._stem(x)
-        intermediates = []
-        for index, stage in enumerate(stages):
-            x = stage(x)
-            if index in take_indices:
-                intermediates.append(self._as_map(x))
+        stages: LipschitzSequential = self.stages[: max_index + 1] if stop_early else self.stages  # type: ignore[assignment]
+        x, intermediates = stages.forward_intermediates(self._stem(x), take_indices)
+        intermediates = [self._as_map(y) for y in intermediates]
         return intermediates if intermediates_only else (self._as_map(x), intermediates)
 
     def prune_intermediate_layers(
