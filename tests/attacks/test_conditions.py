@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attacks.faulty import fake_attack
-from attacks.tiny_models import Mlp, grey_images, predicted
+from attacks.tiny_models import SHAPE, Mlp, grey_images, predicted, shape_for
 
 from timm_lipschitz.attacks import attack_names, run_attack
 from timm_lipschitz.threat_model import ThreatModel
@@ -22,9 +22,9 @@ UNITS = [
 L2 = ThreatModel.parse("l2:0.2")
 
 
-def setting():
+def setting(shape=SHAPE):
     """A model with every mix of modes, gradients and flags; images and labels that it gets right."""
-    model, images = Mlp(10), grey_images(3)
+    model, images = Mlp(10, shape), grey_images(3, shape)
     labels = predicted(model, images)
     model.train()
     model.dropout.eval()
@@ -56,7 +56,7 @@ def generators():
 
 @pytest.mark.parametrize(("norm", "name"), [(norm, name) for norm in ("l2", "linf") for name in attack_names(norm)])
 def test_every_attack_restores_model_and_generators(norm, name, few_steps, capsys):
-    model, images, labels = setting()
+    model, images, labels = setting(shape_for(name))
     before, random_before = snapshot(model), generators()
     run_attack(model, images, labels, ThreatModel.parse(f"{norm}:0.01"), name, seed=3)
     check_unchanged(model, before)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from attacks.tiny_models import Mlp, grey_images, predicted
+from attacks.tiny_models import Mlp, grey_images, predicted, shape_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def test_refused_seeds(seed):
 
 @pytest.mark.parametrize(("norm", "name"), [(norm, name) for norm in ("l2", "linf") for name in attack_names(norm)])
 def test_result_depends_on_the_seed_alone(norm, name, few_steps):
-    model, images = Mlp(10), grey_images(4)
+    model, images = Mlp(10, shape_for(name)), grey_images(4, shape_for(name))
     labels = predicted(model, images)
     threat_model = ThreatModel.parse(f"{norm}:{0.4 if norm == 'l2' else 0.1}")
     torch.manual_seed(1)

@@ -10,6 +10,11 @@ THREE_CHANNELS = ("tifgsm", "pifgsm", "pifgsmpp")  # attacks that other images a
 DUAL_ORDER = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
 
 
+def shape_for(name: str) -> tuple[int, int, int]:
+    """Of images that the attack takes."""
+    return (3, *SHAPE[1:]) if name in THREE_CHANNELS else SHAPE
+
+
 class Linear(nn.Module):
     """Logits W x + b, (B, C, H, W) -> (B, K). The smallest perturbation to class j is margin_j / ||w_y - w_j||_dual."""
 

@@ -165,7 +165,7 @@ def interrupted_after(count: int):
         ({"seed": 6}, "seed: 5 before, 6 now"),
         ({"batch_size": 4}, "batch_size: 3 before, 4 now"),
         ({"audit": 0}, "audit: 2 before, 0 now"),
-        ({"limit": 20}, "dataset.evaluated"),
+        ({"limit": 10}, "dataset.evaluated"),
         ({"attack_at": ["l2:0.3"]}, "attack_at"),
     ],
 )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import NotCertifiableError
-from ..layers import Affine, Dense, Operator, Sandwich, Step, multiply
+from ..layers import Affine, Bounded, Dense, Operator, Sandwich, Step, multiply
 
-__all__ = ["NetworkBound", "network_bound", "step_bound"]
+__all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
 
 # Beyond this defect of a layer the weights are not what the layer makes: damaged, or edited by hand.
 LARGEST_DEFECT = 1e-3
@@ -35,12 +35,14 @@ class NetworkBound:
 
 
 def step_bound(step: Step) -> float:
-    """An upper bound of one step's Lipschitz constant.
+    """An upper bound of one step's Lipschitz constant; that of a `Bounded` step is what somebody asserts.
 
     Raises `NotCertifiableError` for a sandwich layer that is far from its bound.
     """
     if isinstance(step, Affine):
         return step.operator.norm_bound()
+    if isinstance(step, Bounded):
+        return step.bound
     norm = step.a.beside(step.b).norm_bound()
     if not norm * norm <= 1 + LARGEST_DEFECT:
         raise NotCertifiableError(
@@ -50,8 +52,15 @@ def step_bound(step: Step) -> float:
     return math.nextafter(norm * norm, math.inf)
 
 
+def asserted_modules(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The modules whose bound somebody asserts, as ``name (Class: bound)``."""
+    return tuple(
+        f"{step.name} ({type(step.module).__name__}: {step.bound:.9g})" for step in steps if isinstance(step, Bounded)
+    )
+
+
 def network_bound(steps: Sequence[Step]) -> NetworkBound:
-    """Bounds of the network that ``steps`` describe; the last of them must end in logits (K,).
+    """Bounds of the network that ``steps`` describe; the last one must end in logits (K,), and be linear or `Bounded`.
 
     For classes i and j with rows ``w_i``, ``w_j`` of the last matrix behind a backbone of bound L: ``L ||w_i - w_j||``,
     or, behind a sandwich layer, ``2 L ||B|| ||(w_i - w_j) A^T||`` where L now ends before that layer; whichever is
@@ -62,6 +71,8 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
     while body and isinstance(step := body[-1], Affine):
         tail.insert(0, step.operator)
         body.pop()
+    if not tail and body and isinstance(step := body[-1], Bounded) and len(step.out_shape) == 1:
+        tail = [Dense(torch.eye(*step.out_shape, dtype=torch.float64))]
     if not tail or len(tail[-1].out_shape) != 1:
         raise NotCertifiableError("the network does not end in a linear layer that gives logits (B, K)")
     *before, last = multiply(tail)  # `before`: what a matrix would only make dearer, pooling

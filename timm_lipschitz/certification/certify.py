@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, fold_steps, input_shape
-from .bounds import NetworkBound, network_bound
+from .bounds import NetworkBound, asserted_modules, network_bound
 
 __all__ = ["Certificates", "certified", "certify", "radii"]
 
@@ -29,6 +29,8 @@ class Certificates:
         radius: certified L2 radius in pixel units, (N,); 0 for a wrong prediction or a tie.
         lipschitz: the measured bound, pixels -> logits.
         arithmetic: what the certificate says about floating point.
+        asserted: modules whose bound is what somebody registered, not what was measured; () for a certificate that
+            rests on the package's layers alone.
     """
 
     prediction: Tensor
@@ -36,6 +38,7 @@ class Certificates:
     radius: Tensor
     lipschitz: float
     arithmetic: str = ARITHMETIC
+    asserted: tuple[str, ...] = ()
 
 
 def certify(
@@ -63,7 +66,7 @@ def certify(
     network = fold_steps(steps, shape, float(model.lipschitz))  # type: ignore[arg-type]
     if labels is not None:
         check_labels(labels, network.num_classes, num_images=len(images))
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     network.to(device)
     logits = []
     with torch.no_grad(), _float64_arithmetic(device):
@@ -71,10 +74,12 @@ def certify(
             logits.append(network(images[start : start + batch_size].to(device, torch.float64)).cpu())
             if progress is not None:
                 progress(min(start + batch_size, len(images)), len(images))
-    return _certificates(torch.cat(logits), labels, bound)
+    return _certificates(torch.cat(logits), labels, bound, asserted_modules(steps))
 
 
-def _certificates(logits: Tensor, labels: Tensor | None, bound: NetworkBound) -> Certificates:
+def _certificates(
+    logits: Tensor, labels: Tensor | None, bound: NetworkBound, asserted: tuple[str, ...]
+) -> Certificates:
     finite = torch.isfinite(logits).all(dim=1)
     if not bool(finite.all()):
         sample = int((~finite).nonzero()[0])
@@ -84,7 +89,7 @@ def _certificates(logits: Tensor, labels: Tensor | None, bound: NetworkBound) ->
     prediction = logits.argmax(dim=1)
     target = prediction if labels is None else labels.to("cpu", torch.int64)
     margin, radius = radii(logits, target, bound.pairs)
-    return Certificates(prediction, margin, radius, bound.logits)
+    return Certificates(prediction, margin, radius, bound.logits, asserted=asserted)
 
 
 def radii(logits: Tensor, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,12 @@ class SandwichNetwork(LipschitzSequential):
 
     def __init__(self, *layers: torch.nn.Module, lipschitz: float):
         super().__init__(*layers)
-        self.lipschitz = lipschitz
+        self.nominal = lipschitz
+
+    @property
+    def lipschitz(self) -> float:
+        """The nominal bound."""
+        return self.nominal
 
 
 def from_feedforward(network: Feedforward, multipliers: Sequence[Tensor], lipschitz: float) -> SandwichNetwork:

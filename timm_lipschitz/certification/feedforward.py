@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import FoldedNetwork
-from ..layers import ACTIVATIONS, Affine, Operator, Sandwich, Step, folded
+from ..layers import ACTIVATIONS, Affine, Bounded, Operator, Sandwich, Step, folded
 from ..layers.activations import make_activation
+from ..layers.steps import in_shape, out_shape
 
 __all__ = ["Feedforward", "feedforward", "folded_feedforward"]
 
@@ -72,12 +73,18 @@ class Feedforward:
 def feedforward(steps: Sequence[Step]) -> Feedforward:
     """The network that explicit steps describe, in float64 on the CPU.
 
-    Raises `NotCertifiableError` for a network whose matrices would not fit into `LARGEST_NETWORK` entries.
+    Raises `NotCertifiableError` for a network whose matrices would not fit into `LARGEST_NETWORK` entries, or one with
+    a module of which only an asserted bound is known.
     """
     _check_size(steps)
     weights, biases, activations = [], [], []
     linear = _Linear([], None)
     for step in steps:
+        if isinstance(step, Bounded):
+            raise NotCertifiableError(
+                f"module {step.name!r} ({type(step.module).__name__}) has an asserted bound and no explicit weights: "
+                "there is no matrix inequality to prove; certify needs none"
+            )
         if isinstance(step, Affine):
             linear = linear.then(step.operator, step.bias)
             continue
@@ -176,10 +183,9 @@ def expand(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _check_size(steps: Sequence[Step]) -> None:
     if not steps:
         raise NotCertifiableError("a network without layers has no matrices")
-    first, last = steps[0], steps[-1]
-    sizes = [math.prod(first.b.in_shape if isinstance(first, Sandwich) else first.operator.in_shape)]
+    sizes = [math.prod(in_shape(steps[0]))]
     sizes += [math.prod(s.a.out_shape) for s in steps if isinstance(s, Sandwich) and s.activation != "identity"]
-    sizes.append(math.prod(last.a.in_shape if isinstance(last, Sandwich) else last.operator.out_shape))
+    sizes.append(math.prod(out_shape(steps[-1])))
     entries = sum(p * q for p, q in pairwise(sizes))
     if entries > LARGEST_NETWORK:
         raise NotCertifiableError(

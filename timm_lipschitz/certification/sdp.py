@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InvalidInputError, NotCertifiableError
 from ..folding import FoldedNetwork, explicit_steps
-from ..layers import Affine, Step
+from ..layers import Sandwich, Step
 from ..layers.activations import is_homogeneous
 from ..records import check_writable, write_all_atomic
 from . import check_certificate
@@ -89,7 +89,7 @@ def built_in_multipliers(steps: Sequence[Step]) -> tuple[float, list[Tensor]]:
     found = []
     before = 1.0
     for step, bound in zip(steps, bounds, strict=True):
-        if not isinstance(step, Affine) and step.activation != "identity":
+        if isinstance(step, Sandwich) and step.activation != "identity":
             squares = torch.ones(step.a.out_shape, dtype=torch.float64)
             if step.log_scale is not None:
                 squares = torch.exp(2 * expand(step.log_scale.cpu(), step.a.out_shape))

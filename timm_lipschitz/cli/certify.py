@@ -94,6 +94,10 @@ def certify(
                 f"nominal {_nominal(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
             ),
             ("arithmetic", certificates.arithmetic),
+            *(
+                ("asserted", f"{module}: a bound that somebody registered, not measured")
+                for module in certificates.asserted
+            ),
         ]
     )
 

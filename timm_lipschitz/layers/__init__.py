@@ -3,7 +3,8 @@
 from .activations import ACTIVATIONS
 from .aol import AOLLinear
 from .cayley import cayley, cayley_inverse
-from .explicit import Affine, Sandwich, Step, collect
+from .explicit import collect
+from .fusing import FusedLayers
 from .heads import ContractionHead, NormalizedLinear
 from .operators import (
     Circulant,
@@ -23,17 +24,20 @@ from .operators import (
 )
 from .orthogonal import OrthogonalLinear
 from .pooling import GridPool2d
+from .registered import register_bound
 from .rescaling import Flatten, Rescale
 from .sandwich_conv import SandwichConv2d
 from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
 from .sequential import LipschitzSequential
 from .sll import SLLLinear
+from .steps import Affine, Bounded, Sandwich, Step
 
 __all__ = [
     "ACTIVATIONS",
     "AOLLinear",
     "Affine",
+    "Bounded",
     "Circulant",
     "ContractionHead",
     "Convolution",
@@ -41,6 +45,7 @@ __all__ = [
     "Downsampled",
     "Flatten",
     "Flattening",
+    "FusedLayers",
     "GridPool2d",
     "LipschitzLinear",
     "LipschitzSequential",
@@ -65,4 +70,5 @@ __all__ = [
     "cayley_inverse",
     "collect",
     "multiply",
+    "register_bound",
 ]

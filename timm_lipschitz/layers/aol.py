@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .explicit import Affine, Step, as_float64, optional_float64
+from .fusing import Fusible
 from .operators import Dense
 from .precision import promote
 from .sandwich_linear import check_sizes
@@ -23,7 +24,7 @@ def almost_orthogonal(weight: Tensor) -> Tensor:
     return weight * torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
 
 
-class AOLLinear(nn.Module):
+class AOLLinear(Fusible, nn.Module):
     """``h -> P D h + b``, see `almost_orthogonal`: 1-Lipschitz, and orthogonal only where P is.
 
     (..., in_features) -> (..., out_features). ``weight`` (out_features, in_features) is P. Source: Prach and Lampert

@@ -5,18 +5,21 @@ neighbouring operators; certification bounds them. Neither needs to know which l
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from dataclasses import replace
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, NotCertifiableError
 from .cayley import cayley_factors
-from .operators import MatrixOperator, Operator
+from .registered import bounded_step
+from .steps import Affine, Bounded, Sandwich, Step, out_shape
 
 __all__ = [
+    "IN_ORDER",
     "Affine",
+    "Bounded",
     "Sandwich",
     "Step",
     "as_float64",
@@ -25,33 +28,12 @@ __all__ = [
     "optional_float64",
     "out_shape",
     "require_finite",
+    "require_own_forward",
 ]
 
 
-@dataclass(frozen=True)
-class Sandwich:
-    """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``, ``Psi = diag(exp(log_scale))``; bound ``||[A B]||^2``.
-
-    ``bias`` and ``log_scale`` have one entry a channel of ``a``'s rows (a feature, or a channel of an image), or are
-    None.
-    """
-
-    a: MatrixOperator
-    b: MatrixOperator
-    activation: str
-    bias: Tensor | None
-    log_scale: Tensor | None
-
-
-@dataclass(frozen=True)
-class Affine:
-    """``h -> W h + b`` with a bound of its own; ``bias`` has one entry a channel, or is None."""
-
-    operator: Operator
-    bias: Tensor | None
-
-
-Step: TypeAlias = Sandwich | Affine
+# The ``forward`` of containers that run their children one after the other, and do nothing else.
+IN_ORDER: set[Callable[..., Any]] = {nn.Sequential.forward}
 
 
 class ExplicitModule(Protocol):
@@ -121,11 +103,24 @@ def explicit_factors(module: nn.Module) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def require_own_forward(module: nn.Module, what: str) -> None:
+    """Raises `NotCertifiableError` for a class that overrides ``forward`` and inherits what ``explicit`` says of it."""
+
+    def owner(method: str) -> int:
+        return next(i for i, parent in enumerate(type(module).__mro__) if method in vars(parent))
+
+    if owner("forward") < owner("explicit"):
+        raise NotCertifiableError(
+            f"{what} is not certifiable: it has a forward of its own, but inherits `explicit` from "
+            f"{type(module).__mro__[owner('explicit')].__name__}, which speaks of another function; override both"
+        )
+
+
 def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...]) -> list[Step]:
     """The steps of named modules that run one after the other on samples of ``in_shape``.
 
-    Containers and shapes are threaded through. Raises `NotCertifiableError` naming a module that has no explicit
-    operators, or dropout that is active.
+    Containers and shapes are threaded through, and the steps carry the modules' names. Raises `NotCertifiableError`
+    naming a module that has neither explicit operators nor a registered bound, or dropout that is active.
     """
     steps: list[Step] = []
     for name, module in modules:
@@ -138,21 +133,27 @@ def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...])
                 f"module {name!r} drops activations at random (Dropout, p={module.p}), so the network is no fixed "
                 "function; call model.eval() first"
             )
-        if isinstance(module, nn.Sequential):
-            children = ((f"{name}.{child}", m) for child, m in module.named_children())
-            steps += collect(children, in_shape)
+        if type(module).forward in IN_ORDER:
+            found = collect(((f"{name}.{child}", m) for child, m in module.named_children()), in_shape)
         elif hasattr(module, "explicit"):
-            steps += cast(ExplicitModule, module).explicit(in_shape)
+            require_own_forward(module, f"module {name!r} ({type(module).__name__})")
+            found = cast(ExplicitModule, module).explicit(in_shape)
+        elif (bounded := bounded_step(module, in_shape, name)) is not None:
+            found = [bounded]
         else:
             raise NotCertifiableError(
                 f"module {name!r} ({type(module).__name__}) is not certifiable: it has no known Lipschitz bound; "
-                "use the layers of timm_lipschitz.layers, or evaluate by attack alone"
+                "use the layers of timm_lipschitz.layers, give its class one by register_bound, or evaluate by attack "
+                "alone"
             )
+        steps += [replace(step, name=_path(name, step.name)) for step in found]
         if steps:
             in_shape = out_shape(steps[-1])
     return steps
 
 
-def out_shape(step: Step) -> tuple[int, ...]:
-    """Shape of one sample behind a step."""
-    return step.a.in_shape if isinstance(step, Sandwich) else step.operator.out_shape
+def _path(name: str, inner: str) -> str:
+    """The name of a step inside the module ``name``, which may have given the whole path already."""
+    if not inner or inner == name or inner.startswith(f"{name}."):
+        return inner or name
+    return f"{name}.{inner}"

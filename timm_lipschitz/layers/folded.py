@@ -95,6 +95,9 @@ class FoldedScaling(nn.Module):
             x = x + self.bias.reshape(-1, *[1] * (x.dim() - 2))
         return x
 
+    def extra_repr(self) -> str:
+        return f"factor={self.factor!r}, bias={self.bias is not None}"
+
 
 class SpaceToDepth2d(nn.Module):
     """(B, C, H, W) -> (B, 4C, ceil(H/2), ceil(W/2)): zero padding to even sizes, then `nn.PixelUnshuffle(2)`."""

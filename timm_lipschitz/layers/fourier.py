@@ -275,7 +275,12 @@ def synthesise(spectrum: Tensor, bias: Tensor | None, along_width: Tensor, along
 
 def _product(block: Tensor, spectrum: Tensor) -> Tensor:
     """(F, 2q, 2p), (F, 2p, B) -> (F, 2q, B)."""
-    if spectrum.shape[2] <= 32:  # then the images are the short side of the product, and CPU libraries want it first
+    if torch.jit.is_scripting():
+        return torch.bmm(block, spectrum)
+    # an exported program has one graph for every number of images
+    if (
+        not torch.compiler.is_exporting() and spectrum.shape[2] <= 32
+    ):  # then the images are the short side of the product, and CPU libraries want it first
         return torch.bmm(spectrum.mT, block.mT).mT
     return torch.bmm(block, spectrum)
 

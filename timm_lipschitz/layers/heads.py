@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .cayley import resolvent
 from .explicit import Affine, Step, as_float64, explicit_factors, optional_float64
+from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Dense
 from .precision import promote
@@ -19,7 +20,7 @@ from .sandwich_linear import check_sizes
 __all__ = ["ContractionHead", "NormalizedLinear"]
 
 
-class ContractionHead(nn.Module):
+class ContractionHead(Fusible, nn.Module):
     """``h -> B h + b`` with ``A A^T + B B^T = I``: a 1-Lipschitz map from features (..., p) to logits (..., q).
 
     The paper's last layer; the rows of ``B`` have norm at most 1, so two logits part at most sqrt2 times as fast as
@@ -58,7 +59,7 @@ class ContractionHead(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class NormalizedLinear(nn.Module):
+class NormalizedLinear(Fusible, nn.Module):
     """Last-layer normalisation: logits ``w_j h / ||w_j|| + b_j``, (..., p) -> (..., q).
 
     Every single logit is as Lipschitz as ``h``, but the vector of logits is not: the certificate of a pair uses

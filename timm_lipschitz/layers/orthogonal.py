@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from .cayley import cayley
 from .explicit import Affine, Step, as_float64, optional_float64, require_finite
+from .fusing import Fusible
 from .operators import Dense
 from .sandwich_linear import check_sizes
 
 __all__ = ["OrthogonalLinear"]
 
 
-class OrthogonalLinear(nn.Module):
+class OrthogonalLinear(Fusible, nn.Module):
     """``h -> Q h + b`` with orthonormal rows or columns of Q, whichever are shorter in number: 1-Lipschitz.
 
     (..., in_features) -> (..., out_features). ``weight`` (n, m), n the smaller of the two sizes, holds the free

@@ -12,6 +12,7 @@ from .activations import is_homogeneous, make_activation
 from .cayley import cayley
 from .convolve import adjoint_kernel, convolve
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
+from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Convolution, Pointwise, SpaceToDepth
 
@@ -51,7 +52,7 @@ def _rows(free: Tensor) -> tuple[Tensor]:
     return (cayley(free),)
 
 
-class SandwichConv2d(nn.Module):
+class SandwichConv2d(Fusible, nn.Module):
     """1-Lipschitz convolution ``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)`` with explicit kernels.
 
     (B, p, H, W) -> (B, q, H', W'), for images of any size with the same weights. One orthonormal kernel ``[A B]``, (q,
@@ -174,6 +175,11 @@ class SandwichConv2d(nn.Module):
             (bases,) = require_finite(self, _rows, free, "factors")
             rows = block_product(rows, bases)
         return self._steps(in_shape, rows, optional_float64(self, "bias"), optional_float64(self, "log_scale"))
+
+    def own_shape(self) -> tuple[tuple[int, ...], bool]:
+        """An image of even sizes for which the explicit weights are those of every size."""
+        side = 2 * self.kernel_size
+        return (self.in_channels, side, side), False
 
     def _require_shape(self, in_shape: tuple[int, ...]) -> None:
         if len(in_shape) != 3 or in_shape[0] != self.in_channels:

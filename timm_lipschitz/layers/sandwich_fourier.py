@@ -13,6 +13,7 @@ from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, requ
 
 # by name, not as fourier.f: torch.fx takes a function for a leaf only where it finds it among a module's globals
 from .fourier import batch_first, batch_last, block_form, fourier_product, kernel_spectrum, space_to_depth
+from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Circulant, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
@@ -35,7 +36,7 @@ def require_image_size(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
-class SandwichFourierConv2d(nn.Module):
+class SandwichFourierConv2d(Fusible, nn.Module):
     """1-Lipschitz circular convolution ``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``.
 
     (B, p, H, W) -> (B, q, H', W'). ``[A B]`` has orthonormal rows at every frequency: a Cayley transform each, of the
@@ -157,6 +158,10 @@ class SandwichFourierConv2d(nn.Module):
         self._require_shape(in_shape)
         a, b = require_finite(self, self.factors, as_float64(self, "weight"))
         return self._steps((a, b), optional_float64(self, "bias"), optional_float64(self, "log_scale"))
+
+    def own_shape(self) -> tuple[tuple[int, ...], bool]:
+        """The images that the weights belong to."""
+        return (self.in_channels, *self.img_size), True
 
     def _require_shape(self, in_shape: tuple[int, ...]) -> None:
         if tuple(in_shape) != (self.in_channels, *self.img_size):

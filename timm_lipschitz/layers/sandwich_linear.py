@@ -11,6 +11,7 @@ from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import resolvent
 from .explicit import Affine, Sandwich, Step, explicit_factors, optional_float64
+from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Dense, Scaling
 
@@ -24,7 +25,7 @@ def check_sizes(layer: str, **sizes: int) -> None:
             raise InvalidInputError(f"{layer}: {name} must be a positive integer, not {value!r}")
 
 
-class SandwichLinear(nn.Module):
+class SandwichLinear(Fusible, nn.Module):
     """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)`` with ``A A^T + B B^T = I``: 1-Lipschitz in L2.
 
     (..., in_features) -> (..., out_features). ``weight`` (q, q + p) holds the free parameters of the Cayley transform,
@@ -89,7 +90,7 @@ class SandwichLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class LipschitzLinear(nn.Module):
+class LipschitzLinear(Fusible, nn.Module):
     """``h -> 2 A^T B h + b`` with ``A A^T + B B^T = I``: every matrix of spectral norm at most 1 can be written so.
 
     (..., in_features) -> (..., out_features). Source: Wang and Manchester (2023), Proposition 3.3.

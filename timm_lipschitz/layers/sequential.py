@@ -8,8 +8,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .explicit import Step, collect, out_shape
+from ..errors import InvalidInputError
+from .explicit import IN_ORDER, collect
+from .fusing import Fusible
 from .operators import Operator, multiply
+from .steps import Bounded, Sandwich, Step, out_shape
 
 __all__ = ["IMAGES_AT_ONCE", "LipschitzSequential"]
 
@@ -18,14 +21,26 @@ __all__ = ["IMAGES_AT_ONCE", "LipschitzSequential"]
 IMAGES_AT_ONCE = 64
 
 
-class LipschitzSequential(nn.Sequential):
+class LipschitzSequential(Fusible, nn.Sequential):
     """`nn.Sequential` for the package's layers, with the linear maps between two activations multiplied.
 
     What one layer transforms back and the next one transforms again is left out: ``B_k A_{k-1}^T`` is one operator, as
     in a folded network (Wang and Manchester, 2023, Theorem 3.1), made anew from the parameters in every forward. The
     function is that of the layers one by one, which is how they run where a layer cannot say its factors (it has no
     ``steps``), where a hook watches a layer, and under tracing and compilation.
+
+    With ``in_shape``, the (C, H, W) of its images, it is a network of its own, to be folded, certified and evaluated::
+
+        LipschitzSequential(SandwichConv2d(1, 16), Flatten(), ContractionHead(16 * 28 * 28, 10), in_shape=(1, 28, 28))
+
+    Layers are the package's, modules whose class has a bound by `register_bound`, and containers of them.
     """
+
+    __jit_unused_properties__ = ["lipschitz"]  # noqa: RUF012 (no annotation: TorchScript does not know ClassVar)
+
+    def __init__(self, *layers: Any, in_shape: tuple[int, ...] | None = None):
+        super().__init__(*layers)
+        self.in_shape = None if in_shape is None else tuple(in_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():  # alone in its condition: TorchScript then leaves the rest uncompiled
@@ -47,8 +62,43 @@ class LipschitzSequential(nn.Sequential):
         return x, taken
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
-        """The layers' explicit steps on samples of ``in_shape``, in float64."""
-        return collect(self.named_children(), in_shape)
+        """The layers' explicit steps on samples of ``in_shape``, in float64.
+
+        Raises `InvalidInputError` for another shape than the network's own, and as `collect`.
+        """
+        if self.in_shape is not None and tuple(in_shape) != self.in_shape:
+            raise InvalidInputError(f"the network was composed for images {self.in_shape}, not {tuple(in_shape)}")
+        return collect(self.named_children(), tuple(in_shape))
+
+    @property
+    def lipschitz(self) -> float:
+        """L2 bound, images of ``in_shape`` -> outputs: the product of the layers' bounds.
+
+        1 for a sandwich layer, what a rule asserts, and the measured norm of other operators. Certificates count what
+        sandwich layers miss of 1 too. Raises `InvalidInputError` where the network does not know its ``in_shape``.
+        """
+        if self.in_shape is None:
+            raise InvalidInputError(
+                "the bound of a LipschitzSequential depends on its images; make it with in_shape=(C, H, W)"
+            )
+        with torch.no_grad():
+            return math.prod(_nominal(step) for step in self.explicit(self.in_shape))
+
+    def own_shape(self) -> tuple[tuple[int, ...], bool] | None:
+        if self.in_shape is not None:
+            return self.in_shape, True
+        first = next(iter(self), None)
+        known = first.own_shape() if isinstance(first, Fusible) else None
+        return known if known is not None and known[1] else None  # layers for every size are fused one by one
+
+
+IN_ORDER.add(LipschitzSequential.forward)
+
+
+def _nominal(step: Step) -> float:
+    if isinstance(step, Sandwich):
+        return 1.0
+    return step.bound if isinstance(step, Bounded) else step.operator.norm_bound()
 
 
 def can_link(layers: nn.Sequential, x: Tensor) -> bool:

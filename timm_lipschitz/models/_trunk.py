@@ -21,6 +21,7 @@ from ..errors import InvalidInputError, NotCertifiableError
 from ..layers import (
     ContractionHead,
     Flatten,
+    FusedLayers,
     GridPool2d,
     LipschitzSequential,
     NormalizedLinear,
@@ -243,6 +244,7 @@ class LipschitzNet(nn.Module):
         """Feature maps behind each stage (``norm`` has no effect: there is no final norm)."""
         if output_fmt != "NCHW":
             raise InvalidInputError(f"output_fmt {output_fmt!r} is not offered: feature maps are NCHW")
+        self._require_stages()
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         stages: LipschitzSequential = self.stages[: max_index + 1] if stop_early else self.stages  # type: ignore[assignment]
         x, intermediates = stages.forward_intermediates(self._stem(x), take_indices)
@@ -253,6 +255,7 @@ class LipschitzNet(nn.Module):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drops the stages behind the last of ``indices``, and the head with them; returns the indices kept."""
+        self._require_stages()
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         pruned = max_index < len(self.stages) - 1
         self.stages = self.stages[: max_index + 1]
@@ -261,6 +264,13 @@ class LipschitzNet(nn.Module):
             self.head.layers = nn.Sequential()
             self.reset_classifier(0, "")
         return take_indices
+
+    def _require_stages(self) -> None:
+        if isinstance(self.stages, FusedLayers):
+            raise InvalidInputError(
+                "the stages were multiplied into one another by reparameterize_model, and there are no feature maps "
+                "between them; take them from the model before that"
+            )
 
     def _stem(self, x: Tensor) -> Tensor:
         x = self.rescale(x)

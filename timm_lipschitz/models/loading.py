@@ -8,6 +8,7 @@
 Weights are read as safetensors only, checked against ``SHA256SUMS`` where one lies beside them, and loaded strictly.
 """
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -60,7 +61,7 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
     weights: Path | None = None
     if pretrained is None:
         if not timm.is_model(spec.split(".")[0]):
-            close = ", ".join(timm.list_models(f"*{spec.split('.')[0][:6]}*")[:5])
+            close = ", ".join(difflib.get_close_matches(spec.split(".")[0], timm.list_models(), n=3))
             raise InvalidInputError(
                 f"no model is called {spec!r}" + (f"; did you mean one of {close}?" if close else "")
             )
