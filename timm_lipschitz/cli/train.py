@@ -66,7 +66,7 @@ def train(
         bool, typer.Option("--grad-checkpointing", help="Compute activations twice to keep fewer: less memory.")
     ] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile: some minutes more at the start, less per step.")
+        bool, typer.Option("--compile", help="Use torch.compile: some minutes more at the start; measure whether steps gain.")
     ] = False,
 ) -> None:
     r"""Train a model and write it where every other command finds it, as local-dir:DIR.
@@ -77,8 +77,9 @@ def train(
     replace them. Image size, channels and classes are those of the data.
 
     Under torchrun, each process takes a GPU and its part of every batch:
-    --batch-size counts the images of all processes, and the figures are those
-    of one process within float32 rounding. The same holds for --compile and
+    --batch-size counts the images of all processes, and the gradients are those
+    of one process within float32 rounding (which Adam, over many steps, makes
+    visible in the weights). The same holds for --compile and
     --grad-checkpointing, so that these, the device and the number of processes
     may change from --resume to --resume; the precision and all other settings
     may not. With torchrun's --max-restarts a training whose process dies goes

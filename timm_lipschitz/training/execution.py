@@ -16,7 +16,8 @@ class Execution:
     """Options that trade time, memory and rounding.
 
     The precision is part of a run's identity: other figures come out, and a run resumes only in its own. The others,
-    the device and the number of processes may change on resume: the same figures come out, within float32 rounding.
+    the device and the number of processes may change on resume: the gradients of a step are the same within float32
+    rounding. (Adam divides by the gradient's size, so where a gradient is nearly zero its rounding moves weights too.)
 
     Attributes:
         precision: of the products with activations while training. With ``"bfloat16"`` the forward pass runs under
