@@ -57,6 +57,7 @@ def batch_first(x: Tensor) -> Tensor:
     return x.permute(3, 2, 1, 0)
 
 
+@register_notrace_function
 def space_to_depth(x: Tensor) -> Tensor:
     """(W, H, C, B) -> (ceil(W/2), ceil(H/2), 4C, B), zero-padded bottom and right.
 
