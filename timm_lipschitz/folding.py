@@ -33,6 +33,8 @@ class FoldedNetwork(FusedLayers):
     unless they are the same.
     """
 
+    in_shape: tuple[int, ...]
+
     def __init__(self, layers: Sequence[nn.Module], in_shape: tuple[int, ...], num_classes: int, lipschitz: float):
         super().__init__(layers, in_shape)
         self.num_classes = num_classes
