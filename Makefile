@@ -37,6 +37,6 @@ $(VENV)/.ready-to-run: pyproject.toml | $(BIN)/uv
 	touch $@
 
 $(VENV)/.ready-to-test: pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip install --python $(BIN)/python --editable '.[attacks,benchmarks,sdp,test]'
+	$(BIN)/uv pip install --python $(BIN)/python --editable '.[attacks,benchmarks,onnx,sdp,test]'
 	$(BIN)/python tests/timm_suite.py
 	touch $@

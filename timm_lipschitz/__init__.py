@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from .data import load_dataset
     from .evaluation import evaluate
     from .folding import fold
-    from .layers import LipschitzLinear, NormalizedLinear, SandwichConv2d, SandwichFourierConv2d, SandwichLinear
+    from .layers import (
+        LipschitzLinear,
+        LipschitzSequential,
+        NormalizedLinear,
+        SandwichConv2d,
+        SandwichFourierConv2d,
+        SandwichLinear,
+        register_bound,
+    )
     from .threat_model import ThreatModel
 
 __version__ = "0.1.0"
@@ -25,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificates",
     "LipschitzLinear",
+    "LipschitzSequential",
     "NormalizedLinear",
     "SandwichConv2d",
     "SandwichFourierConv2d",
@@ -35,11 +44,13 @@ __all__ = [
     "evaluate",
     "fold",
     "load_dataset",
+    "register_bound",
 ]
 
 _MODULE_OF = {
     "Certificates": "certification",
     "LipschitzLinear": "layers",
+    "LipschitzSequential": "layers",
     "NormalizedLinear": "layers",
     "SandwichConv2d": "layers",
     "SandwichFourierConv2d": "layers",
@@ -49,6 +60,7 @@ _MODULE_OF = {
     "evaluate": "evaluation",
     "fold": "folding",
     "load_dataset": "data",
+    "register_bound": "layers",
 }
 
 

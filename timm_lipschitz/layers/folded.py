@@ -71,7 +71,7 @@ class FoldedCirculant(nn.Module):
         self.size = size
         self.stride = stride
         for index, matrix in enumerate(transform_matrices(size[0], size[1], block.device)):
-            self.register_buffer(f"transform_{index}", matrix.to(block.dtype), persistent=False)
+            self.register_buffer(f"transform_{index}", matrix.to(block.dtype).contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         transforms = [self.transform_0, self.transform_1, self.transform_2, self.transform_3]

@@ -1,0 +1,71 @@
+"""The worked examples in docs/ run, and their commands parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+from cli.calls import call
+
+from timm_lipschitz.cli import app
+from timm_lipschitz.layers import registered
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    return re.findall(r"^ {4}(timm-lipschitz .+)$", PAGES[page].replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.fixture
+def my_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The first example as the file that it says it is, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
+    monkeypatch.setattr(registered, "_RULES", dict(registered._RULES))
+    (tmp_path / "my_networks.py").write_text(blocks("your_own_network.md")[0])
+    return tmp_path
+
+
+def test_examples_run(my_networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = blocks("your_own_network.md")
+    assert first.startswith("# my_networks.py")
+    assert len(others) == 2
+    for number, example in enumerate(others):
+        names: dict[str, object] = {}
+        exec(compile(example, f"your_own_network.md, example {number + 2}", "exec"), names)  # noqa: S102
+        certificates = names["certificates"]
+        assert 0 < certificates.lipschitz <= 2 * (1 + 1e-9)  # type: ignore[attr-defined]
+    assert certificates.asserted == ("2 (SoftThreshold: 1)",)  # type: ignore[attr-defined]
+    assert "('2 (SoftThreshold: 1)',)" in capsys.readouterr().out
+    x = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(names["folded"](x), names["model"](x))  # type: ignore[operator]
+
+
+def test_commands_of_the_example_run(my_networks: Path) -> None:
+    lines = [line for line in commands("your_own_network.md") if "my_networks" in line]
+    assert len(lines) == 2
+    for line in lines:
+        result = call(*shlex.split(line)[1:])
+        assert result.exit_code == 0, result.output
+        assert "certified at" in result.stdout or "Certified" in result.stdout
+    assert (my_networks / "runs" / "mine" / "record.json").is_file()
+
+
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands(page)])
+def test_commands_parse(page: str, line: str) -> None:
+    command, arguments = typer.main.get_command(app), shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    command.make_context(line, arguments).close()
