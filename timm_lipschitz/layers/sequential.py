@@ -36,7 +36,8 @@ class LipschitzSequential(Fusible, nn.Sequential):
     Layers are the package's, modules whose class has a bound by `register_bound`, and containers of them.
     """
 
-    __jit_unused_properties__ = ["lipschitz"]  # noqa: RUF012 (no annotation: TorchScript does not know ClassVar)
+    # For TorchScript, which would otherwise read or compile it. (No annotation: it does not know ClassVar.)
+    __jit_ignored_attributes__ = __jit_unused_properties__ = ["lipschitz"]  # noqa: RUF012
 
     def __init__(self, *layers: Any, in_shape: tuple[int, ...] | None = None):
         super().__init__(*layers)
