@@ -65,9 +65,11 @@ def network(*middle: nn.Module, seed: int = 0) -> LipschitzSequential:
         ContractionHead(6, 4),
         in_shape=(1, 6, 8),
     ).double()
-    for index, layer in enumerate(model.modules()):
-        if hasattr(layer, "explicit") and not isinstance(layer, nn.Sequential):
-            randomize(layer, seed + index)
+    layers = [
+        module for module in model.modules() if isinstance(module, SandwichConv2d | SandwichLinear | ContractionHead)
+    ]
+    for index, layer in enumerate(layers):
+        randomize(layer, seed + index)
     return model.eval()
 
 
@@ -111,6 +113,18 @@ def test_no_point_inside_the_radius_changes_the_prediction() -> None:
         directions = torch.cat([*toward, torch.randn(50, *image.shape, dtype=torch.float64, generator=generator)])
         directions = directions / directions.flatten(1).norm(dim=1)[:, None, None, None]
         assert (model(image + (1 - 1e-9) * radius * directions).argmax(dim=1) == label).all()
+
+
+def test_strided_layers_one_after_the_other() -> None:
+    model = LipschitzSequential(
+        SandwichConv2d(1, 3, stride=2),
+        SandwichConv2d(3, 4, stride=2),
+        Flatten(),
+        ContractionHead(16, 3),
+        in_shape=(1, 8, 8),
+    ).eval()
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(fold(model)(x), model(x))
 
 
 def test_shape_has_to_be_known() -> None:

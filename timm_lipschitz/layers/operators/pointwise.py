@@ -54,7 +54,9 @@ class Pointwise(MatrixOperator):
         if isinstance(outer, Pointwise):
             return [Pointwise(outer.matrix @ self.matrix, self.size)]
         if isinstance(outer, SpaceToDepth):  # the same matrix at each of the four positions of a 2x2 block
-            matrix = torch.kron(self.matrix, torch.eye(4, dtype=self.matrix.dtype, device=self.matrix.device))
+            matrix = torch.kron(
+                self.matrix.contiguous(), torch.eye(4, dtype=self.matrix.dtype, device=self.matrix.device)
+            )
             first = SpaceToDepth(self.in_shape)
             return [first, Pointwise(matrix, first.out_size)]
         if isinstance(outer, StridedConvolution):
