@@ -1,6 +1,7 @@
 """``timm-lipschitz certify``: certified accuracy, without any attack."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,27 +49,39 @@ def certify(
     batch_size: BatchSizeOption = 500,
     seed: SeedOption = 0,
     device: DeviceOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a soundness report, .html or .md: bounds by layer."),
+    ] = None,
 ) -> None:
     r"""Certify a model's predictions: no perturbation up to eps changes them, proved.
 
     An image counts as certified at eps if it is classified correctly and its
     certified radius is larger than eps. Radii are computed in float64, in
-    pixel units (images in [0, 1]), L2. Nothing is written: evaluate writes a
-    record.
+    pixel units (images in [0, 1]), L2. Nothing is written but the --report:
+    evaluate writes a record.
 
     Examples:
       timm-lipschitz certify sandwich_cnn.mnist --data mnist
       timm-lipschitz certify sandwich_cnn.mnist --data mnist --eps 36/255 --eps 1
       timm-lipschitz certify local-dir:runs/mine --data cifar10 --data-dir DIR \
           --split validation --limit 1000
+      timm-lipschitz certify sandwich_mlp.mnist --data mnist --report runs/soundness.html
     """
     from ..certification import certify as compute_certificates
+    from ..certification.report import nominal_text, render_report, soundness_report
     from ..data import load_dataset
+    from ..errors import InvalidInputError
+    from ..records import check_writable, write_all_atomic
     from ._console import output
     from ._results import print_facts, print_figures
     from ._stages import stages
     from ._subjects import load_subject, pick_device
 
+    if report is not None:
+        if report.suffix not in (".html", ".md"):
+            raise InvalidInputError(f"--report {str(report)!r}: give a file that ends in .html or .md")
+        check_writable(report.parent)
     balls = _balls(eps, data)
     where = pick_device(device)
     images = load_dataset(data, split, data_dir, img_size=img_size)
@@ -91,7 +104,7 @@ def certify(
             ("median radius", f"{_floor(certificates.radius.median())}, wrong predictions counted as 0"),
             (
                 "Lipschitz bound",
-                f"nominal {_nominal(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
+                f"nominal {nominal_text(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
             ),
             ("arithmetic", certificates.arithmetic),
             *(
@@ -100,6 +113,10 @@ def certify(
             ),
         ]
     )
+    if report is not None:
+        found = soundness_report(network, images.pixels(slice(0, 4)), certificates, title=model, seed=seed)
+        write_all_atomic({report: render_report(found, report.suffix[1:]).encode()})
+        print_facts([("report", str(report))])
 
 
 def _balls(eps: list[str] | None, data: str) -> "list[ThreatModel]":
@@ -131,13 +148,3 @@ def _figures(
 
 def _floor(radius: "Tensor") -> str:
     return f"{math.floor(float(radius) * 1000) / 1000:.3f}"
-
-
-def _nominal(network: object) -> str:
-    """The bound that the model was built with; one with a last-layer-normalised head bounds its last hidden layer."""
-    from ..layers import NormalizedLinear
-
-    get_classifier = getattr(network, "get_classifier", None)
-    head = get_classifier() if callable(get_classifier) else None
-    where = ", pixels to last hidden layer" if isinstance(head, NormalizedLinear) else ""
-    return f"{float(network.lipschitz):g}{where}"  # type: ignore[attr-defined]
