@@ -38,7 +38,7 @@ def test_radius_of_a_linear_network_is_the_exact_distance_and_never_more(seed: i
             continue
         certain += 1
         assert Fraction(radius) ** 2 <= exact
-        assert Fraction(radius) ** 2 >= exact * (1 - Fraction(1, 10**12))
+        assert radius >= math.sqrt(exact) - 1e-13  # nothing but the rounding of numbers near 1 is taken off
     assert certain >= 3
 
 
@@ -90,7 +90,7 @@ def test_radius_is_margin_over_the_pairs_constant() -> None:
             min(float(logits[i, y] - logits[i, j]) for j in others), abs=1e-12
         )
         expected = min(float(logits[i, y] - logits[i, j]) / float(pairs[y, j]) for j in others)
-        assert float(found.radius[i]) == pytest.approx(max(expected, 0.0), abs=1e-12)
+        assert float(found.radius[i]) == pytest.approx(max(expected, 0.0), abs=1e-10)
     assert found.lipschitz == network_bound(explicit_steps(model)).logits
 
 

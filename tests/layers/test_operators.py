@@ -1,6 +1,7 @@
 """Explicit operators against their dense matrices: application, transposition, norm, products, modules."""
 
 import math
+from collections import OrderedDict
 from itertools import product
 
 import pytest
@@ -318,6 +319,8 @@ def test_spectral_bound_of_what_is_not_finite_is_infinite(value: float) -> None:
 def test_spectral_bound_falls_back_where_nothing_could_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = randn(2, 3, 5)
     verified = spectral_bound(blocks)
+    assert spectral_bound(blocks.clone()) == verified
+    monkeypatch.setattr("timm_lipschitz.layers.operators.spectral._known", OrderedDict())  # or it is remembered
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: torch.zeros(gram.shape[:-1], dtype=torch.float64))
     exact = float(torch.linalg.matrix_norm(blocks, 2).max())
     assert verified < spectral_bound(blocks) < 3 * exact

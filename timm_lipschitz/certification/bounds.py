@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import NotCertifiableError
 from ..layers import Affine, Bounded, Dense, Operator, Sandwich, Step, multiply
+from ..layers.operators import power_of_two, product_error
 
 __all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
 
@@ -82,18 +83,18 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
             "the last layers cannot be written as one matrix, so pairs of classes have no constants"
         )
 
+    error = product_error(tail) if len(tail) > 1 else 0.0  # of the rows, each and all of them
     bounds = [step_bound(step) for step in body]
     backbone = _product(bounds)
     rows = last.matrix.flatten(1)
-    pairs = backbone * torch.stack([_row_norms(row - rows) for row in rows])  # (K, K)
+    pairs = backbone * (torch.stack([_row_norms(row - rows) for row in rows]) + math.sqrt(2) * error)  # (K, K)
     if body and isinstance(body[-1], Sandwich):
         # B is a part of [A B], whose squared norm is the step's bound
         norm = min(body[-1].b.norm_bound(), math.nextafter(math.sqrt(bounds[-1]), math.inf))
-        pairs = torch.minimum(
-            pairs, 2 * _product(bounds[:-1]) * norm * _pair_norms_through(body[-1], rows, last.in_shape)
-        )
+        through = _pair_norms_through(body[-1], rows, last.in_shape) + 1.5 * error  # ||A|| is next to 1
+        pairs = torch.minimum(pairs, 2 * _product(bounds[:-1]) * norm * through)
     pairs = pairs * (1 + 1e-14 * (len(steps) + 2))  # every product and norm above rounds by less than this
-    return NetworkBound(backbone, backbone * last.norm_bound() * (1 + 1e-14), pairs.cpu())
+    return NetworkBound(backbone, backbone * (last.norm_bound() + error) * (1 + 1e-14), pairs.cpu())
 
 
 def _pair_norms_through(sandwich: Sandwich, rows: Tensor, in_shape: tuple[int, ...]) -> Tensor:
@@ -118,5 +119,11 @@ def _product(factors: Sequence[float]) -> float:
 
 
 def _row_norms(rows: Tensor) -> Tensor:
-    """Euclidean norms over the last dimension, rounded up."""
-    return torch.linalg.vector_norm(rows, dim=-1) * (1 + (rows.shape[-1] + 4) * 2.0**-53)
+    """Euclidean norms over the last dimension, rounded up; 0 for a row of zeros."""
+    largest = float(rows.abs().max())
+    if largest == 0 or not math.isfinite(largest):
+        return rows.abs().amax(dim=-1)
+    scale = power_of_two(largest)  # squares of small entries would vanish
+    norms = torch.linalg.vector_norm(rows * (1 / scale), dim=-1) * (1 + (rows.shape[-1] + 4) * 2.0**-53) + 2.0**-500
+    norms = torch.nextafter(norms * scale, torch.full_like(norms, torch.inf))
+    return torch.where((rows == 0).all(dim=-1), 0.0, norms)

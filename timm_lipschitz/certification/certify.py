@@ -1,22 +1,45 @@
-"""Certified radii of images: no perturbation shorter than this changes the prediction."""
+"""Certified radii of images: no perturbation shorter than this changes the prediction, rounding included.
 
+Three statements about the network and an image x with label y, never mixed:
+
+``real``
+    For all x' with ``||x' - x|| < r``, in real arithmetic, ``f_y(x') > f_j(x')`` for every other class j.
+``float64``, ``float32``
+    The same of the folded network as executed in that format, for all x' that it holds.
+
+f is the network of the layers' explicit factors, of measured Lipschitz constants ``L_yj`` (`bounds`). Its logits at x
+are computed in float64, any two of them together off by at most ``e`` (`rounding`); those of an executed network g
+differ from f's by at most ``a + b r`` anywhere within r. So the prediction holds as long as ``f_y - f_j - e - L_yj r -
+(a + b r) > 0``::
+
+    r = min_j (f_y(x) - f_j(x) - e - a) / (L_yj + b),   a = b = 0 for ``real``
+
+rounded down.
+"""
+
+import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from ..folding import explicit_steps, fold_steps, input_shape
-from .bounds import NetworkBound, asserted_modules, network_bound
+from ..folding import explicit_steps, input_shape
+from ..layers.segments import segments
+from .bounds import asserted_modules, network_bound
+from .rounding import FLOAT32, FLOAT64, network_rounding, norms, without_scales
 
-__all__ = ["Certificates", "certified", "certify", "radii"]
+__all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "certified", "certify", "radii"]
 
-# What a certificate says of floating point. The layers' bounds are measured, their rounding included; the logits are
-# float64 values whose own rounding (about 1e-13 of their size) is not bounded yet.
-ARITHMETIC = "real, logits rounded to float64"
+Arithmetic: TypeAlias = Literal["real", "float64", "float32"]
+ARITHMETIC: Arithmetic = "real"
+
+IMAGES_AT_ONCE = 64  # on a CPU: what stands between two layers then stays in the cache
 
 
 @dataclass(frozen=True)
@@ -24,20 +47,25 @@ class Certificates:
     """Certificates of N images; everything in float64 on the CPU.
 
     Attributes:
-        prediction: the predicted class, (N,) int64.
+        prediction: the predicted class, (N,) int64; for ``float32`` that of the network executed in float32.
         margin: logit of the label (of the prediction, where no labels were given) minus the largest other one, (N,).
-        radius: certified L2 radius in pixel units, (N,); 0 for a wrong prediction or a tie.
+        radius: certified L2 radius in pixel units, (N,); 0 for a wrong prediction, a tie, or a margin that rounding may
+            have made.
         lipschitz: the measured bound, pixels -> logits.
-        arithmetic: what the certificate says about floating point.
+        arithmetic: what the radii speak of: the network in real arithmetic, or as executed in float64 or float32.
+        error: bound of the error of the difference of any two float64 logits at the image, (N,).
+        ball_error: the same for the executed network, anywhere within the radius, (N,); 0 for ``real``.
         asserted: modules whose bound is what somebody registered, not what was measured; () for a certificate that
-            rests on the package's layers alone.
+            rests on the package's layers alone. What such a module rounds is assumed, too (`rounding`).
     """
 
     prediction: Tensor
     margin: Tensor
     radius: Tensor
     lipschitz: float
-    arithmetic: str = ARITHMETIC
+    arithmetic: Arithmetic
+    error: Tensor
+    ball_error: Tensor
     asserted: tuple[str, ...] = ()
 
 
@@ -46,63 +74,152 @@ def certify(
     images: Tensor,
     labels: Tensor | None = None,
     *,
+    arithmetic: Arithmetic = ARITHMETIC,
     batch_size: int = 500,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificates:
     """Certified radii of ``images`` (N, C, H, W) in [0, 1] for ``labels`` (N,), or for the predicted classes.
 
-    The network is folded and run in float64, whatever its own dtype; autocast and TF32 play no part. ``progress`` is
-    called with images done and images in all.
+    The network is folded and run in float64, whatever its own dtype, and for ``arithmetic="float32"`` in float32 too;
+    autocast and TF32 play no part. ``progress`` is called with images done and images in all. To certify batch by
+    batch, keep a `Certifier`.
 
-    Raises `InvalidInputError` for bad images or labels, `NotCertifiableError` for a model in training mode or without a
-    known bound, and `NonFiniteError` for logits that are NaN or infinite.
+    Raises `InvalidInputError` for bad images, labels or arithmetic, `NotCertifiableError` for a model in training mode
+    or without a known bound, and `NonFiniteError` for weights or logits that are NaN or infinite.
     """
-    if model.training:
-        raise NotCertifiableError(f"{type(model).__name__} is in training mode; call model.eval() before certifying it")
-    steps = explicit_steps(model)  # first: it names what a model without a bound lacks
-    shape = input_shape(model)
-    check_images(images, image_shape=shape)  # type: ignore[arg-type]
-    bound = network_bound(steps)
-    network = fold_steps(steps, shape, float(model.lipschitz))  # type: ignore[arg-type]
-    if labels is not None:
-        check_labels(labels, network.num_classes, num_images=len(images))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    network.to(device)
-    logits = []
-    with torch.no_grad(), _float64_arithmetic(device):
-        for start in range(0, len(images), batch_size):
-            logits.append(network(images[start : start + batch_size].to(device, torch.float64)).cpu())
-            if progress is not None:
-                progress(min(start + batch_size, len(images)), len(images))
-    return _certificates(torch.cat(logits), labels, bound, asserted_modules(steps))
+    return Certifier(model, arithmetic)(images, labels, batch_size=batch_size, progress=progress)
 
 
-def _certificates(
-    logits: Tensor, labels: Tensor | None, bound: NetworkBound, asserted: tuple[str, ...]
-) -> Certificates:
+class Certifier:
+    """What certificates of one model share: its bound, its folded networks, and the constants of their rounding.
+
+    ``lipschitz`` is the measured bound, pixels -> logits. It speaks of the weights as they were when it was made.
+    Raises as `certify`.
+    """
+
+    def __init__(self, model: nn.Module, arithmetic: Arithmetic = ARITHMETIC):
+        if arithmetic not in get_args(Arithmetic):
+            raise InvalidInputError(
+                f"arithmetic {arithmetic!r} is not known: use one of {', '.join(get_args(Arithmetic))}"
+            )
+        if model.training:
+            raise NotCertifiableError(
+                f"{type(model).__name__} is in training mode; call model.eval() before certifying it"
+            )
+        steps = explicit_steps(model)  # first: it names what a model without a bound lacks
+        self.arithmetic: Arithmetic = arithmetic
+        self.asserted = asserted_modules(steps)
+        if arithmetic != "real" and self.asserted:
+            raise NotCertifiableError(
+                f"arithmetic {arithmetic!r} needs to know how every layer rounds, and of {self.asserted[0]} only a bound "
+                "is known; use arithmetic='real'"
+            )
+        self._shape = input_shape(model)
+        self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        with torch.no_grad(), _plain_arithmetic(self._device):
+            self._bound = network_bound(steps)
+            plain = without_scales(steps)
+            executed = plain if all(getattr(step, "log_scale", None) is None for step in steps) else segments(steps)
+            self._segments = [nn.Sequential(*segment.to_modules()).to(self._device).eval() for segment in executed]
+            self._at_image = network_rounding(steps, plain, FLOAT64)
+            self._in_ball = None
+            if arithmetic != "real":
+                precision = FLOAT64 if arithmetic == "float64" else FLOAT32
+                self._in_ball = network_rounding(steps, plain, precision)
+        self.lipschitz = self._bound.logits
+        self.num_classes = len(self._bound.pairs)
+        self._float32 = self._in_float32(model) if arithmetic == "float32" else None
+
+    def _in_float32(self, model: nn.Module) -> nn.Module:
+        network = copy.deepcopy(nn.Sequential(*self._segments)).float().eval()
+        for name, weight in network.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise NonFiniteError(f"{type(model).__name__} cannot be folded in float32: {name} overflows there")
+        return network
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        batch_size: int = 500,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Certificates:
+        """See `certify`."""
+        check_images(images, image_shape=self._shape)  # type: ignore[arg-type]
+        if labels is not None:
+            check_labels(labels, self.num_classes, num_images=len(images))
+        found: list[list[Tensor]] = []
+        at_once = min(batch_size, IMAGES_AT_ONCE) if self._device.type == "cpu" else batch_size
+        with _plain_arithmetic(self._device):
+            for start in range(0, len(images), batch_size):
+                parts = images[start : start + batch_size].split(at_once)
+                found += [self._run(part.to(self._device)) for part in parts]
+                if progress is not None:
+                    progress(min(start + batch_size, len(images)), len(images))
+        logits, executed, error, *exact = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        for values in (logits, executed):
+            _require_finite(values)
+        prediction = executed.argmax(dim=1)
+        target = prediction if labels is None else labels.to("cpu", torch.int64)
+        error = error * math.sqrt(2)  # of f_y - f_j, from that of the vector of logits
+        margin, radius = radii(logits, target, self._bound.pairs, error)
+        ball_error = torch.zeros_like(radius)
+        if self._in_ball is not None:
+            constant, slope = self._in_ball.over_ball(exact, radius)
+            constant, slope = constant * math.sqrt(2), slope * math.sqrt(2)
+            _, radius = radii(logits, target, self._bound.pairs + slope, error + constant)
+            margin = _margins(executed, target)
+            radius = torch.where(margin > 0, radius, torch.zeros_like(radius))
+            ball_error = constant + slope * radius
+        return Certificates(
+            prediction, margin, radius, self.lipschitz, self.arithmetic, error, ball_error, self.asserted
+        )
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        """Float64 logits and those executed, a bound of the former's error, and norms of what enters each segment."""
+        x = images.to(torch.float64)
+        inputs = [norms(x)]
+        for segment, part in zip(self._segments, self._at_image.parts, strict=True):
+            x = segment(x)
+            inputs.append(part.weighted_norms(x))
+        error, exact = self._at_image.at(inputs)
+        executed = x if self._float32 is None else self._float32(images.to(torch.float32)).to(torch.float64)
+        return [x, executed, error, *exact]
+
+
+def _require_finite(logits: Tensor) -> None:
     finite = torch.isfinite(logits).all(dim=1)
     if not bool(finite.all()):
         sample = int((~finite).nonzero()[0])
         raise NonFiniteError(
             f"certify: the logits of image {sample} are not finite ({logits[sample].tolist()}); check the weights"
         )
-    prediction = logits.argmax(dim=1)
-    target = prediction if labels is None else labels.to("cpu", torch.int64)
-    margin, radius = radii(logits, target, bound.pairs)
-    return Certificates(prediction, margin, radius, bound.logits, asserted=asserted)
 
 
-def radii(logits: Tensor, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Margins and radii (N,) of logits (N, K): ``min_j (f_y - f_j) / pairs[y, j]``, 0 for a wrong class, tie or NaN."""
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return (logits.gather(1, labels[:, None]) - logits).masked_fill(own, torch.inf).amin(dim=1)
+
+
+def radii(logits: Tensor, labels: Tensor, pairs: Tensor, error: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Margins and radii (N,) of logits (N, K): ``min_j (f_y - f_j - error) / pairs[y, j]``, rounded down.
+
+    ``error`` (N,) bounds that of any difference of two logits. The radius is 0 for a wrong class, a tie or NaN.
+    """
     if logits.shape[1] < 2:
         raise InvalidInputError(f"a margin needs at least 2 classes, the logits have {logits.shape[1]}")
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     gaps = logits.gather(1, labels[:, None]) - logits  # f_y - f_j
     margin = gaps.masked_fill(own, torch.inf).amin(dim=1)
-    radius = (gaps / pairs.to(logits)[labels]).masked_fill(own, torch.inf).amin(dim=1)
-    # one step down covers the division's rounding; `>` is False for NaN
+    error = torch.as_tensor(error, dtype=logits.dtype).expand_as(margin)[:, None]
+    # Both differences and the quotient round: the first two by u of their operands, the last one to the next number
+    proved = gaps - error * (1 + 2.0**-50)
+    proved = proved - (gaps.abs() + error) * torch.where(error > 0, 2.0**-52, 0.0)
+    radius = (proved / pairs.to(logits)[labels]).masked_fill(own, torch.inf).amin(dim=1)
     radius = torch.nextafter(radius, torch.zeros_like(radius))
-    return margin, torch.where((margin > 0) & (radius > 0), radius, torch.zeros_like(radius))
+    return margin, torch.where((margin > 0) & (radius > 0), radius, torch.zeros_like(radius))  # `>`: False for NaN
 
 
 def certified(radius: Tensor, eps: float) -> Tensor:
@@ -116,6 +233,12 @@ def certified(radius: Tensor, eps: float) -> Tensor:
 
 
 @contextmanager
-def _float64_arithmetic(device: torch.device) -> Iterator[None]:
-    with torch.autocast(device.type, enabled=False):
-        yield
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Without autocast and TF32, and with the settings of before afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

@@ -45,6 +45,15 @@ def certify(
             show_default="36/255, 1.0 and the one that ranks the data set's leaderboard",
         ),
     ] = None,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            "--arithmetic",
+            metavar="NAME",
+            help="What the certificates speak of: real, the network in real arithmetic; float64 or float32, the folded "
+            "network as executed in that format.",
+        ),
+    ] = "real",
     img_size: ImageSizeOption = None,
     batch_size: BatchSizeOption = 500,
     seed: SeedOption = 0,
@@ -58,8 +67,8 @@ def certify(
 
     An image counts as certified at eps if it is classified correctly and its
     certified radius is larger than eps. Radii are computed in float64, in
-    pixel units (images in [0, 1]), L2. Nothing is written but the --report:
-    evaluate writes a record.
+    pixel units (images in [0, 1]), L2, and every rounding error is counted.
+    Nothing is written but the --report: evaluate writes a record.
 
     Examples:
       timm-lipschitz certify sandwich_cnn.mnist --data mnist
@@ -93,6 +102,7 @@ def certify(
             network,
             images.pixels(slice(None)),
             images.labels,
+            arithmetic=arithmetic,  # type: ignore[arg-type]
             batch_size=batch_size,
             progress=lambda done, total: show("certify", done, total),
         )
@@ -106,7 +116,7 @@ def certify(
                 "Lipschitz bound",
                 f"nominal {nominal_text(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
             ),
-            ("arithmetic", certificates.arithmetic),
+            ("arithmetic", _statement(certificates)),
             *(
                 ("asserted", f"{module}: a bound that somebody registered, not measured")
                 for module in certificates.asserted
@@ -144,6 +154,12 @@ def _figures(
         )
         figures.append((f"certified at {ball}", Figure.of(int(proved.sum()), len(images))))
     return figures
+
+
+def _statement(certificates: "Certificates") -> str:
+    """What the certificates speak of, and the largest error that was taken off a margin."""
+    error = float((certificates.error + certificates.ball_error).max())
+    return f"{certificates.arithmetic}, rounding counted: logits differ by up to {error:.2g} more or less than computed"
 
 
 def _floor(radius: "Tensor") -> str:

@@ -11,7 +11,6 @@ are the ones made from them.
 
 import copy
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, cast
 
@@ -19,48 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from .activations import make_activation
 from .explicit import ExplicitModule
-from .operators import Operator, multiply
-from .steps import Affine, Bounded, Step
+from .segments import segments
+from .steps import Step
 
 __all__ = ["FusedLayers", "Fusible", "explicit_modules"]
 
 
 def explicit_modules(steps: Sequence[Step]) -> list[nn.Module]:
     """Explicit steps as float64 modules, one linear map between activations; modules with an asserted bound as such."""
-    modules: list[nn.Module] = []
-    pending: list[Operator] = []  # linear maps since the last activation, in order
-
-    def flush(bias: Tensor | None) -> None:
-        operators = multiply(pending)
-        modules.extend(operator.to_module(None) for operator in operators[:-1])
-        modules.append(operators[-1].to_module(bias))
-        pending.clear()
-
-    for step in steps:
-        if isinstance(step, Bounded):
-            if pending:
-                flush(None)
-            modules.append(copy.deepcopy(step.module))
-            continue
-        if isinstance(step, Affine):
-            pending.append(step.operator)
-            if step.bias is not None:
-                flush(step.bias)
-            continue
-        scale = torch.exp(step.log_scale) if step.log_scale is not None else torch.ones((), dtype=torch.float64)
-        root = math.sqrt(2.0)
-        pending.append(step.b.scaled(root / scale if step.log_scale is not None else root))
-        if step.activation == "identity" and step.bias is None:
-            pending.append(step.a.transposed().scaled(root))
-            continue
-        flush(step.bias)
-        modules.append(make_activation(step.activation))
-        pending.append(step.a.transposed().scaled(root, scale if step.log_scale is not None else 1.0))
-    if pending:
-        flush(None)
-    return modules
+    return [module for segment in segments(steps) for module in segment.to_modules()]
 
 
 class _Source:

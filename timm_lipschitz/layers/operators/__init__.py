@@ -12,10 +12,11 @@ from .convolution import Convolution
 from .dense import Dense
 from .pointwise import Pointwise
 from .pooling import Pooling
-from .product import multiply
+from .product import multiply, product_error
 from .rearrangement import Flattening, SpaceToDepth
+from .rounding import gamma
 from .scaling import Scaling
-from .spectral import convolution_bound, spectral_bound
+from .spectral import convolution_bound, power_of_two, spectral_bound
 from .strided import StridedConvolution
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "StridedCirculant",
     "StridedConvolution",
     "convolution_bound",
+    "gamma",
     "multiply",
+    "power_of_two",
+    "product_error",
     "spectral_bound",
 ]

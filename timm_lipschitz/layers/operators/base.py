@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from .rounding import gamma
+
 __all__ = ["MatrixOperator", "Operator", "Shape", "column", "plus"]
 
 Shape = tuple[int, ...]
@@ -37,6 +39,31 @@ class Operator(ABC):
     @abstractmethod
     def norm_bound(self) -> float:
         """An upper bound of the operator's spectral norm, in float64, its own rounding included."""
+
+    # What rounding does to it. The weights are those of the operator in float64, stored rounded once to `unit`.
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """The most products that one output sums, of the operator or of its transpose."""
+
+    @abstractmethod
+    def absolute_norm(self) -> float:
+        """An upper bound of the norm of the operator whose entries are the moduli of this one's.
+
+        ``|Y X| <= |Y| |X|``, so products of these norms bound every sum that a product of operators takes.
+        """
+
+    def rounding(self, unit: float, norm: float) -> float:
+        """A bound of ``||fl(W x) - W x|| / ||x||``; ``norm`` is an upper bound of ``||W||``."""
+        return gamma(self.terms + 2, unit) * self.absolute_norm()
+
+    def product_rounding(self, norm: float) -> float:
+        """What products with this operator in float64 are off by beyond the sums of products of real entries.
+
+        Relative to the other one's moduli; see `product_error`.
+        """
+        return 0.0
 
     @abstractmethod
     def to_module(self, bias: Tensor | None) -> nn.Module:

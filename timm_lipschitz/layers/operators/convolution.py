@@ -13,6 +13,7 @@ from ..folded import FoldedConvolution
 from .base import MatrixOperator, Operator, Shape
 from .pointwise import Pointwise
 from .rearrangement import SpaceToDepth
+from .rounding import modulus_norm
 from .spectral import convolution_bound
 from .strided import StridedConvolution
 
@@ -60,6 +61,13 @@ class Convolution(MatrixOperator):
         # With zero padding the operator is a restriction of the one on the infinite grid, with circular padding it has
         # some of that one's frequencies: neither has a larger norm.
         return convolution_bound(self.kernel)
+
+    @property
+    def terms(self) -> int:
+        return max(self.kernel.shape[:2]) * self.kernel.shape[2] * self.kernel.shape[3]
+
+    def absolute_norm(self) -> float:
+        return modulus_norm(self.kernel.abs().sum(dim=(2, 3)))  # a kernel without negative taps: most at frequency 0
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Pointwise):

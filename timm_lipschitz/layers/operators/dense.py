@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import InvalidInputError
 from ..folded import FoldedDense
 from .base import MatrixOperator, Operator, Shape, column, plus
+from .rounding import gamma, modulus_norm
 from .spectral import spectral_bound
 
 __all__ = ["Dense"]
@@ -50,6 +51,17 @@ class Dense(MatrixOperator):
 
     def norm_bound(self) -> float:
         return spectral_bound(self.matrix[None])
+
+    @property
+    def terms(self) -> int:
+        return max(self.matrix.shape)
+
+    def absolute_norm(self) -> float:
+        # the Frobenius norm: products may apply the other operator to each row (`after`)
+        return float(torch.linalg.matrix_norm(self.matrix)) * (1 + 1e-9)
+
+    def rounding(self, unit: float, norm: float) -> float:
+        return gamma(self.matrix.shape[1] + 2, unit) * modulus_norm(self.matrix)
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Dense):

@@ -12,6 +12,7 @@ from .. import fourier
 from ..folded import FoldedPointwise
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rearrangement import SpaceToDepth
+from .rounding import modulus_norm
 from .spectral import spectral_bound
 from .strided import StridedConvolution
 
@@ -49,6 +50,13 @@ class Pointwise(MatrixOperator):
 
     def norm_bound(self) -> float:
         return spectral_bound(self.matrix[None])
+
+    @property
+    def terms(self) -> int:
+        return max(self.matrix.shape)
+
+    def absolute_norm(self) -> float:
+        return modulus_norm(self.matrix)
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Pointwise):

@@ -42,6 +42,13 @@ class Pooling(Operator):
         rows, columns = self.matrices(torch.device("cpu"))
         return spectral_bound(rows[None]) * spectral_bound(columns[None]) * (1 + 2.0**-52)
 
+    @property
+    def terms(self) -> int:
+        return self.in_shape[1] + self.in_shape[2] + 2  # two products of matrices
+
+    def absolute_norm(self) -> float:
+        return self.norm_bound()  # no entry is negative
+
     def after(self, inner: Operator) -> list[Operator] | None:
         if isinstance(inner, Pointwise) and self.grid**2 <= self.in_shape[1] * self.in_shape[2]:  # they commute
             return [Pooling(inner.in_shape, self.grid), Pointwise(inner.matrix, (self.grid, self.grid))]

@@ -38,6 +38,16 @@ class SpaceToDepth(Operator):
     def norm_bound(self) -> float:
         return 1.0
 
+    @property
+    def terms(self) -> int:
+        return 1
+
+    def absolute_norm(self) -> float:
+        return 1.0
+
+    def rounding(self, unit: float, norm: float) -> float:
+        return 0.0
+
     def to_module(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
             raise TypeError("space-to-depth carries no bias")
@@ -59,6 +69,16 @@ class Flattening(Operator):
 
     def norm_bound(self) -> float:
         return 1.0
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+    def absolute_norm(self) -> float:
+        return 1.0
+
+    def rounding(self, unit: float, norm: float) -> float:
+        return 0.0
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:

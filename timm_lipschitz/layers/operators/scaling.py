@@ -40,5 +40,12 @@ class Scaling(Operator):
     def norm_bound(self) -> float:
         return abs(self.factor)
 
+    @property
+    def terms(self) -> int:
+        return 1
+
+    def absolute_norm(self) -> float:
+        return abs(self.factor)
+
     def to_module(self, bias: Tensor | None) -> nn.Module:
         return FoldedScaling(self.factor, bias)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..convolve import convolve
 from ..folded import FoldedConvolution
 from .base import Operator, Shape
+from .rounding import modulus_norm
 from .spectral import convolution_bound
 
 __all__ = ["StridedConvolution"]
@@ -51,10 +52,20 @@ class StridedConvolution(Operator):
         return convolve(x, self.kernel, bias, 2, self.origin, self.padding_mode == "circular")
 
     def norm_bound(self) -> float:
-        # the convolution of stride 1 on the 4p channels of space-to-depth, an isometry
+        return convolution_bound(self._unstrided())
+
+    def _unstrided(self) -> Tensor:
+        """The kernel of stride 1 on the 4p channels of space-to-depth, an isometry: (q, 4p, k', k')."""
         front = self.origin % 2
         back = (self.kernel.shape[2] + front) % 2
-        return convolution_bound(F.pixel_unshuffle(F.pad(self.kernel, [front, back, front, back]), 2))
+        return F.pixel_unshuffle(F.pad(self.kernel, [front, back, front, back]), 2)
+
+    @property
+    def terms(self) -> int:
+        return max(self.kernel.shape[:2]) * self.kernel.shape[2] * self.kernel.shape[3]
+
+    def absolute_norm(self) -> float:
+        return modulus_norm(self._unstrided().abs().sum(dim=(2, 3)))
 
     def scaled(self, out_scale: float, in_scale: float = 1.0) -> StridedConvolution:
         """``out_scale W in_scale``."""

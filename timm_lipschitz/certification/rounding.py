@@ -1,0 +1,232 @@
+"""How far an executed network is from the function that its certificate is proved for.
+
+**The function** f is the network of the layers' explicit factors A and B (and affine layers), the numbers that float64
+holds of them, in real arithmetic: exact sums, an exact sqrt2, responses through exact Fourier transforms; Psi is what
+exp gives in float64. Its Lipschitz constants are measured (`bounds`).
+
+**The executed network** g is the folded one, its weights rounded once to float64 or float32. Between two activations it
+has one linear map (a `Segment`)::
+
+    v_k = W_k h_{k-1} + b_k,   h_k = sigma(v_k),   W_k = 2 Psi_k^-1 B_k A_{k-1}^T Psi_{k-1}
+
+**The bound** of ``||g(x) - f(x)||``. Everything about layer k is measured in the norm ``||Psi_k h||_2``, in which Psi
+is gone: ``Psi_k W_k Psi_{k-1}^-1 = 2 B_k A_{k-1}^T``, moduli included, and ``w -> Psi sigma(Psi^-1 w)`` has slopes in
+[0, 1].
+
+1. Locally, for the input that g itself hands on, segment k is off by
+   ``d_k <= c_k ||Psi_{k-1} h_{k-1}|| + gamma_n ||Psi_k b_k||``. c_k counts the products taken while folding
+   (`product_error`) and the execution (`Operator.rounding`).
+2. An activation is off by a few units of its own output (`ACTIVATION_ERRORS`).
+3. Replace the segments of g by those of f, one after the other: the error of each reaches the logits through the rest
+   of f, whose Lipschitz constant is a product of layers' bounds next to 1, not of matrix norms next to 2. ``||g - f||
+   <= sum_k (||sqrt2 A_k|| prod_{j > k} ||[A_j B_j]||^2) d_k``; two logits together are off by sqrt2 of that at most.
+
+At one image the norms are those of the activations that were computed. Over a ball of radius r they grow by at most the
+constant of the layers before times r, so that the bound is affine in r: ``a + b r``, b the same for all images.
+
+**Assumed**: additions and products rounded to nearest, with or without fused multiply-adds, sums in any order, and no
+fast multiplication: no TF32, no Winograd or FFT convolutions in float32 (cuDNN's, NNPACK's), no Strassen; subnormal
+numbers may be flushed to zero. tanh and the like are good to 4 units in the last place. Of a module with an asserted
+bound, an error of `ASSERTED_ERROR` is assumed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..layers import Bounded, Sandwich, Step
+from ..layers.operators import gamma, product_error
+from ..layers.segments import Segment, segments
+from .bounds import step_bound
+
+__all__ = ["FLOAT32", "FLOAT64", "NetworkRounding", "Precision", "network_rounding", "norms", "without_scales"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A floating-point format: its unit, its smallest normal number with room to spare, and a limit far below inf."""
+
+    dtype: torch.dtype
+    unit: float
+    tiny: float
+    limit: float
+
+
+FLOAT64 = Precision(torch.float64, 2.0**-53, 2.0**-1018, 2.0**1000)
+FLOAT32 = Precision(torch.float32, 2.0**-24, 2.0**-120, 2.0**120)
+
+# (relative to the output, absolute), in units; exact ones are missing. torch's softplus returns v itself above 20, up
+# to log1p(e^-20) too little: a step down, which no bound of a slope allows for.
+ACTIVATION_ERRORS = {
+    "leaky_relu": (8.0, 0.0),
+    "tanh": (8.0, 0.0),
+    "sigmoid": (8.0, 8.0),
+    "elu": (8.0, 8.0),
+    "softplus": (8.0, 8.0),
+    "softsign": (8.0, 0.0),
+}
+SOFTPLUS_STEP = 2.07e-9
+
+# What a module with an asserted bound may be off by in float64, of its bound times its input's norm and of its output's
+# norm: as the bound, nothing that could be checked.
+ASSERTED_ERROR = 1e-9
+
+
+@dataclass(frozen=True)
+class SegmentRounding:
+    """One segment. ``weight`` is the diagonal of Psi for its output, one entry a channel, or None for the identity.
+
+    Attributes:
+        relative: c_k, of the weighted norm of the input.
+        constant: what bias and underflow add.
+        active_relative, active_constant: the activation's own error, of the weighted norm of its output.
+        growth: more than this times (weighted norm of the input + ``offset``) no intermediate value can be.
+        between: Lipschitz constant of f from behind the segment before to the layer in which this one ends.
+        enter: from there to the weighted v_k; ``leave`` from the weighted h_k to behind the layer; ``whole``: of it.
+        before: from the image to the weighted v_k.
+    """
+
+    weight: Tensor | None
+    relative: float
+    constant: float
+    active_relative: float
+    active_constant: float
+    growth: float
+    offset: float
+    between: float
+    enter: float
+    leave: float
+    whole: float
+    before: float
+
+    def weighted_norms(self, h: Tensor) -> Tensor:
+        """``||Psi h||`` (B,) of activations (B, C, ...), rounded up."""
+        if self.weight is not None:
+            h = h * self.weight.reshape(-1, *[1] * (h.dim() - 2))
+        return norms(h)
+
+
+def norms(x: Tensor) -> Tensor:
+    """Euclidean norms (B,) of samples (B, ...), rounded up (sums of fewer than a million squares)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1) * (1 + 1e-9) + 1e-150
+
+
+@dataclass(frozen=True)
+class NetworkRounding:
+    """All segments of a network executed in one precision."""
+
+    precision: Precision
+    parts: tuple[SegmentRounding, ...]
+
+    def at(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Bounds at images, from what was computed there.
+
+        ``inputs`` are the weighted norms (B,) of the inputs of all segments, and of the logits at last. Returns the
+        bound of ``||g(x) - f(x)||`` (B,), infinite where a value might overflow; and a bound of the weighted norm of
+        what f itself hands to each segment.
+        """
+        carried = torch.zeros_like(inputs[0])  # ||g - f|| behind the layer in which a segment ends
+        exact = [inputs[0]]
+        fits = torch.ones_like(inputs[0], dtype=torch.bool)
+        for part, (into, out) in zip(self.parts, pairwise(inputs), strict=True):
+            local = part.relative * into + part.constant
+            local = local + part.active_relative * out * 1.1 + part.active_constant
+            exact.append(out + part.enter * part.between * carried + local)
+            carried = part.whole * part.between * carried + part.leave * local
+            fits &= part.growth * (into + part.offset) < self.precision.limit
+        return torch.where(fits, carried * (1 + 1e-9), torch.inf), exact
+
+    def over_ball(self, exact: Sequence[Tensor], largest_radius: Tensor) -> tuple[Tensor, float]:
+        """``(a, b)``: ``||g(x') - f(x')|| <= a + b r`` for all ``||x' - x|| <= r <= largest_radius``; a (B,).
+
+        ``exact`` are the norms that `at` returns. a is infinite where a value might overflow.
+        """
+        zero = [torch.zeros(1, dtype=torch.float64) for _ in exact]
+        a, at_image = self._propagate(exact, 0.0, 1.0)
+        b, slopes = self._propagate(zero, 1.0, 0.0)  # the bound is linear in norms, radius and constants together
+        fits = torch.ones_like(a, dtype=torch.bool)
+        for part, norm, slope in zip(self.parts, at_image, slopes, strict=True):
+            largest = norm + slope.to(norm.device) * largest_radius + part.offset
+            fits &= part.growth * largest < self.precision.limit
+        return torch.where(fits, a * (1 + 1e-9), torch.inf), float(b) * (1 + 1e-9)
+
+    def _propagate(self, exact: Sequence[Tensor], radius: float, one: float) -> tuple[Tensor, list[Tensor]]:
+        carried = torch.zeros_like(exact[0])
+        executed = exact[0] + radius  # the weighted norm of what g hands on
+        found = []
+        for part, norm in zip(self.parts, exact[1:], strict=True):
+            found.append(executed)
+            local = part.relative * executed + part.constant * one
+            executed = norm + part.before * radius + part.enter * part.between * carried + local
+            active = part.active_relative * executed + part.active_constant * one
+            executed = executed + active
+            carried = part.whole * part.between * carried + part.leave * (local + active)
+        return carried, found
+
+
+def without_scales(steps: Sequence[Step]) -> list[Segment]:
+    """The segments of the network without its Psi."""
+    return segments([replace(step, log_scale=None) if isinstance(step, Sandwich) else step for step in steps])
+
+
+def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision: Precision) -> NetworkRounding:
+    """The constants of the folded network of ``steps``, executed in ``precision``; ``plain`` is `without_scales`."""
+    bounds = [step_bound(step) for step in steps]
+    parts: list[SegmentRounding] = []
+    start, link, weight = 0, 1.0, None  # what the segment before left behind
+    for segment in plain:
+        step = steps[segment.step]
+        whole = bounds[segment.step] if segment.step >= start else 1.0  # the A^T of the step before may stand alone
+        enter = math.sqrt(2 * whole) * (1 + 1e-15) if segment.inside else whole
+        leave = enter if segment.inside else 1.0
+        between = math.prod(bounds[start : segment.step]) * (1 + 1e-12)
+        before = math.prod(bounds[:start]) * between * enter * (1 + 1e-12)
+        own_weight = None
+        if segment.inside and isinstance(step, Sandwich) and step.log_scale is not None:
+            own_weight = torch.exp(step.log_scale)
+        if isinstance(step, Bounded) and segment.module is not None:
+            local = (ASSERTED_ERROR * step.bound, 0.0, ASSERTED_ERROR, 0.0, 1.0, 1.0)
+        else:
+            local = _local(segment, link * between * enter, precision, weight, own_weight)
+        parts.append(SegmentRounding(own_weight, *local, between, enter, leave, whole, before))
+        start, link, weight = segment.step + 1, leave, own_weight
+    return NetworkRounding(precision, tuple(parts))
+
+
+def _local(
+    segment: Segment, norm: float, precision: Precision, before: Tensor | None, behind: Tensor | None
+) -> tuple[float, float, float, float, float, float]:
+    """The first six constants of a `SegmentRounding`; Psi is not in the segment's factors, and ``norm`` bounds them.
+
+    ``before`` and ``behind`` are the diagonals of Psi of its input and its output.
+    """
+    unit, operators = precision.unit, segment.operators
+    execution, size = 0.0, 1.0
+    for operator in operators:
+        one = norm if len(operators) == 1 else operator.norm_bound()
+        execution = one * execution + operator.rounding(unit, one) * (size + execution)
+        size *= one
+    folding = product_error(segment.factors)
+    channels, *image = operators[-1].out_shape
+    psi = torch.ones(channels, dtype=torch.float64) if behind is None else behind.cpu()
+    largest, smallest = float(psi.max().clamp_min(1)), float(psi.min().clamp_max(1))
+    smallest_before = 1.0 if before is None else float(before.min().clamp_max(1))
+    pixels = math.sqrt(math.prod(image)) * (1 + 1e-9)
+    bias = 0.0 if segment.bias is None else pixels * float((psi * segment.bias.cpu()).norm())
+    terms = sum(operator.terms for operator in operators) + 64
+    entries = math.prod(operators[0].in_shape) + math.prod(operators[-1].out_shape)
+    moduli = math.prod(1 + factor.absolute_norm() for factor in segment.factors)
+    tiny = precision.tiny * largest * entries
+    # weights in float64 differ from the exact ones by `folding`: so do their moduli, of which gamma <= 1/2 is taken
+    relative = (execution + 2 * folding) * (1 + 1e-6) + tiny / smallest_before
+    constant = gamma(terms, unit) * bias + tiny * terms * moduli
+    active_relative, active_absolute = ACTIVATION_ERRORS.get(segment.activation or "identity", (0.0, 0.0))
+    step = SOFTPLUS_STEP if segment.activation == "softplus" else 0.0
+    active_constant = (active_absolute * unit + step) * pixels * float(psi.norm()) + (tiny if active_relative else 0.0)
+    # sums of all entries, weights with their scales, transforms that are not normalised
+    growth = moduli * entries * largest / (smallest * smallest_before)
+    return relative, constant, active_relative * unit, active_constant, growth, bias + 1.0
