@@ -119,13 +119,15 @@ def layer_form(model: Any) -> Any:
 
     from timm_lipschitz.folding import FoldedNetwork, explicit_steps, input_shape
     from timm_lipschitz.layers.activations import make_activation
-    from timm_lipschitz.layers.explicit import Affine
+    from timm_lipschitz.layers import Affine, Sandwich
 
     modules: list[nn.Module] = []
     for step in explicit_steps(model):
         if isinstance(step, Affine):
             modules.append(step.operator.to_module(step.bias))
             continue
+        if not isinstance(step, Sandwich):
+            raise TypeError(f"{type(step).__name__} has no factors: benchmark a network of this package's layers")
         scale = torch.exp(step.log_scale) if step.log_scale is not None else 1.0
         root = math.sqrt(2.0)
         modules.append(step.b.scaled(root / scale).to_module(step.bias))

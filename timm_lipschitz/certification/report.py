@@ -157,7 +157,7 @@ def _flags(model: nn.Module) -> tuple[tuple[str, str], ...]:
     parameter = next(model.parameters(), torch.empty(0))
     return (
         ("Weights", f"{parameter.dtype} on {parameter.device}".replace("torch.", "")),
-        ("TF32 in matrix products", _on(torch.backends.cuda.matmul.allow_tf32)),
+        ("TF32 in matrix products", _on(bool(torch.backends.cuda.matmul.allow_tf32))),
         ("TF32 in cuDNN", _on(bool(torch.backends.cudnn.allow_tf32))),
         ("Autocast", _on(torch.is_autocast_enabled(parameter.device.type))),
         ("Certificates", "computed in float64 from explicit weights, where none of these plays a part"),

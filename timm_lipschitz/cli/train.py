@@ -66,7 +66,7 @@ def train(
         bool, typer.Option("--grad-checkpointing", help="Compute activations twice to keep fewer: less memory.")
     ] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile: some minutes more at the start; measure whether steps gain.")
+        bool, typer.Option("--compile", help="Use torch.compile: minutes at the start; measure whether steps gain.")
     ] = False,
 ) -> None:
     r"""Train a model and write it where every other command finds it, as local-dir:DIR.
