@@ -118,8 +118,8 @@ def layer_form(model: Any) -> Any:
     from torch import nn
 
     from timm_lipschitz.folding import FoldedNetwork, explicit_steps, input_shape
-    from timm_lipschitz.layers.activations import make_activation
     from timm_lipschitz.layers import Affine, Sandwich
+    from timm_lipschitz.layers.activations import make_activation
 
     modules: list[nn.Module] = []
     for step in explicit_steps(model):

@@ -18,18 +18,22 @@ from torch import Tensor, nn
 from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import Certifier
 from timm_lipschitz.certification.rounding import FLOAT32, FLOAT64, network_rounding, without_scales
-from timm_lipschitz.errors import InvalidInputError, NonFiniteError
+from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import (
     ACTIVATIONS,
     Affine,
     Circulant,
+    ContractionHead,
     Convolution,
     Dense,
+    Flatten,
     Flattening,
+    LipschitzSequential,
     Operator,
     Pointwise,
     Pooling,
+    SandwichLinear,
     Scaling,
     SpaceToDepth,
     multiply,
@@ -297,6 +301,28 @@ def test_float32_predictions_are_those_of_the_folded_network() -> None:
         executed = fold(model).float()(images).double()
     assert torch.equal(found.prediction, executed.argmax(dim=1))
     assert found.arithmetic == "float32"
+
+
+class Doubling(nn.Module):
+    """A layer that the package does not know."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_of_modules_with_an_asserted_bound_only_the_real_network_is_spoken_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("timm_lipschitz.layers.registered._RULES", {Doubling: lambda module, shape: 2.0})
+    layers = [Flatten(), SandwichLinear(4, 6), Doubling(), SandwichLinear(6, 5), Doubling(), ContractionHead(5, 3)]
+    model = LipschitzSequential(*layers, in_shape=(1, 2, 2)).double().eval()
+    images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    found = certify(model, images)
+    assert len(found.asserted) == 2
+    assert ((found.error > 1e-9) & (found.error < 1e-6)).all()
+    for arithmetic in ("float64", "float32"):
+        with pytest.raises(NotCertifiableError, match=r"how every layer rounds, and of 2 \(Doubling: 2\) no more than"):
+            certify(model, images, arithmetic=arithmetic)
 
 
 def test_unknown_arithmetic_is_refused() -> None:

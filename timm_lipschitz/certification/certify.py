@@ -111,8 +111,8 @@ class Certifier:
         self.asserted = asserted_modules(steps)
         if arithmetic != "real" and self.asserted:
             raise NotCertifiableError(
-                f"arithmetic {arithmetic!r} needs to know how every layer rounds; of {self.asserted[0]} only a bound "
-                "is known; use arithmetic='real'"
+                f"arithmetic {arithmetic!r} needs to know how every layer rounds, and of {self.asserted[0]} no more "
+                "than a bound is known; use arithmetic='real'"
             )
         self._shape = input_shape(model)
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
