@@ -8,6 +8,7 @@ import timm
 from cli.calls import call, figures
 
 from timm_lipschitz.certification import certify
+from timm_lipschitz.certification.report import nominal_text
 from timm_lipschitz.data import load_dataset
 from timm_lipschitz.models.loading import load_model
 
@@ -107,9 +108,9 @@ def test_a_limit_of_no_images_is_wrong_usage(images: Path) -> None:
 
 
 def test_the_nominal_bound_of_a_normalised_head_ends_before_it() -> None:
-    nominal = importlib.import_module("timm_lipschitz.cli.certify")._nominal
     settings = {"img_size": 8, "in_chans": 3, "num_classes": 3, "lipschitz": 2.0}
-    assert nominal(timm.create_model("sandwich_mlp", **settings)) == "2"
+    assert nominal_text(timm.create_model("sandwich_mlp", **settings)) == "2"
     assert (
-        nominal(timm.create_model("sandwich_mlp", normalized_head=True, **settings)) == "2, pixels to last hidden layer"
+        nominal_text(timm.create_model("sandwich_mlp", normalized_head=True, **settings))
+        == "2, pixels to last hidden layer"
     )
