@@ -314,12 +314,14 @@ def test_of_modules_with_an_asserted_bound_only_the_real_network_is_spoken_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("timm_lipschitz.layers.registered._RULES", {Doubling: lambda module, shape: 2.0})
+    torch.manual_seed(0)
     layers = [Flatten(), SandwichLinear(4, 6), Doubling(), SandwichLinear(6, 5), Doubling(), ContractionHead(5, 3)]
     model = LipschitzSequential(*layers, in_shape=(1, 2, 2)).double().eval()
     images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     found = certify(model, images)
     assert len(found.asserted) == 2
-    assert ((found.error > 1e-9) & (found.error < 1e-6)).all()
+    # far above the rounding of the other layers
+    assert ((found.error > 1e-11) & (found.error < 1e-6)).all()
     for arithmetic in ("float64", "float32"):
         with pytest.raises(NotCertifiableError, match=r"how every layer rounds, and of 2 \(Doubling: 2\) no more than"):
             certify(model, images, arithmetic=arithmetic)
