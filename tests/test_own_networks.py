@@ -160,7 +160,7 @@ def test_asserted_bound_counts_and_is_named() -> None:
     logits = model(x).detach()
     for i, y in enumerate(found.prediction.tolist()):
         expected = min(float(logits[i, y] - logits[i, j]) / float(pairs[y, j]) for j in range(4) if j != y)
-        assert float(found.radius[i]) == pytest.approx(expected, rel=1e-9)
+        assert expected * (1 - 1e-6) <= float(found.radius[i]) <= expected  # less what the module may round
 
 
 def test_folding_keeps_the_module_between_folded_parts() -> None:
