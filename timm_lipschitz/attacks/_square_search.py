@@ -15,6 +15,7 @@ Legend: n images, c channels, h x w pixels, q proposals, r rows of a batch.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ class _Image:
         del self.accepted[:-1]
 
 
-class _Search:
+class _Search(ABC):
     """The search on images (n, c, h, w); subclasses draw the random numbers and build the proposals."""
 
     def __init__(self, attack: Any, images: Tensor, labels: Tensor, rows: int) -> None:
@@ -152,20 +153,21 @@ class _Search:
 
     noise_depends_on_images = False
 
+    @abstractmethod
     def first_points(self) -> Tensor:
-        raise NotImplementedError
+        """Where the search starts, (n, c, h, w)."""
 
+    @abstractmethod
     def draw(self, begin: int, end: int, left: list[int]) -> None:
         """Take the random numbers of iterations ``begin`` to ``end`` for the images ``left`` from the generator."""
-        raise NotImplementedError
 
+    @abstractmethod
     def skip(self, iterations: int, images: int) -> None:
         """Take those of so many iterations, for so many images, and leave them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, best: Tensor, index: Tensor, iterations: Tensor) -> Tensor:
         """Proposals (r, c, h, w) at ``iterations`` (r,) for the images ``index`` (r,) whose points are ``best``."""
-        raise NotImplementedError
 
     def corner(self, uniform: Tensor, sides: Tensor, length: int) -> Tensor:
         """First row or column of squares, as the authors round it: (t,) uniform numbers -> (t,) int64."""

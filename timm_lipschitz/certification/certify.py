@@ -31,6 +31,7 @@ from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, input_shape
 from ..layers.segments import segments
+from ..layers.sequential import IMAGES_AT_ONCE
 from .bounds import asserted_modules, network_bound
 from .rounding import FLOAT32, FLOAT64, network_rounding, norms, without_scales
 
@@ -38,8 +39,6 @@ __all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "certified",
 
 Arithmetic: TypeAlias = Literal["real", "float64", "float32"]
 ARITHMETIC: Arithmetic = "real"
-
-IMAGES_AT_ONCE = 64  # on a CPU: what stands between two layers then stays in the cache
 
 
 @dataclass(frozen=True)
