@@ -4,10 +4,11 @@
 step: parameters, optimizer state, the batch, and what a network keeps to itself (no gradients: a step ends by dropping
 them). ``step``: how far memory rises over that during a step. ``peak`` = held + step is what a machine must have free.
 
-CPU (Linux): held is the process's anonymous resident memory, and the peak its resident high-water mark, which the
-kernel resets on request. That counts what counters inside torch miss: workspaces of FFT, LAPACK and oneDNN. The C
-library is told to take blocks of 64 KiB and more straight from the kernel and give them back when they are freed, so
-that what is resident is what is in use. GPU: torch's allocator, ``max_memory_allocated``.
+CPU (Linux): held is the process's anonymous resident memory, summed page by page (the counters in ``/proc/self/status``
+lag by up to 32 pages a processor), and the peak its resident high-water mark, which the kernel resets on request. That
+counts what counters inside torch miss: workspaces of FFT, LAPACK and oneDNN. The C library is told to take blocks of
+64 KiB and more straight from the kernel and give them back when they are freed, so that what is resident is what is in
+use. GPU: torch's allocator, ``max_memory_allocated``.
 """
 
 import ctypes
@@ -28,6 +29,7 @@ __all__ = ["MeasurementError", "can_measure", "measure_memory", "return_freed_me
 
 MEASURED_STEPS = 3
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PAGES = Path("/proc/self/smaps_rollup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _BLOCK = -1, -3, 64 * 1024  # malloc.h of glibc
 
 
@@ -37,7 +39,7 @@ class MeasurementError(RuntimeError):
 
 def can_measure(device: str) -> bool:
     """Whether peak memory can be measured on ``device`` here: a GPU, or Linux with a resettable high-water mark."""
-    return device != "cpu" or (_CLEAR_REFS.exists() and "RssAnon:" in _STATUS.read_text())
+    return device != "cpu" or (_CLEAR_REFS.exists() and _PAGES.exists() and "VmHWM:" in _STATUS.read_text())
 
 
 def measure_memory(
@@ -91,7 +93,7 @@ def _at_most(limit: int) -> Iterator[None]:
     import resource  # not on Windows
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (_kernel_says("VmData") + limit, before[1]))
     try:
         yield
     finally:
@@ -108,18 +110,18 @@ def rise(action: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     _CLEAR_REFS.write_text("5")  # the high-water mark starts again from what is resident
-    before = _status("VmRSS")
+    before = _kernel_says("VmRSS")
     action()
-    return _status("VmHWM") - before
+    return _kernel_says("VmHWM") - before
 
 
 def _in_use(device: torch.device) -> int:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("RssAnon")
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _kernel_says("Anonymous", _PAGES)
 
 
-def _status(name: str) -> int:
-    """Bytes of a line of the process's status, which the kernel gives in units of 1,024."""
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+def _kernel_says(name: str, file: Path = _STATUS) -> int:
+    """Bytes of a line of a file under /proc/self, where the kernel gives units of 1,024."""
+    (line,) = (line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 

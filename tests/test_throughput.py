@@ -3,8 +3,10 @@
 import importlib
 import itertools
 import json
+import multiprocessing
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -258,9 +260,8 @@ def test_the_authors_have_no_network_of_other_widths(checkout: Path) -> None:
 needs_high_water_mark = pytest.mark.skipif(not memory.can_measure("cpu"), reason="needs Linux's resettable VmHWM")
 
 
-@needs_high_water_mark
-def test_the_rise_is_the_largest_amount_held_at_once() -> None:
-    block = 64 * 2**20
+def rises_of_known_size(block: int) -> tuple[int, int]:
+    """The rise over two blocks one after the other, and over two at once."""
 
     def twice_one_after_the_other() -> None:
         for _ in range(2):
@@ -272,9 +273,18 @@ def test_the_rise_is_the_largest_amount_held_at_once() -> None:
         del first
 
     cpu = torch.device("cpu")
-    both_at_once()
-    assert block * 0.98 <= memory.rise(twice_one_after_the_other, cpu) <= block * 1.1
-    assert block * 1.98 <= memory.rise(both_at_once, cpu) <= block * 2.1
+    both_at_once()  # what torch loads at first use
+    return memory.rise(twice_one_after_the_other, cpu), memory.rise(both_at_once, cpu)
+
+
+@needs_high_water_mark
+def test_the_rise_is_the_largest_amount_held_at_once() -> None:
+    block = 64 * 2**20
+    # A process of its own, as where it is used: in this one, what earlier tests left may be freed meanwhile.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        one, two = pool.submit(rises_of_known_size, block).result()
+    assert block * 0.98 <= one <= block * 1.1
+    assert block * 1.98 <= two <= block * 2.1
 
 
 @needs_high_water_mark
@@ -288,7 +298,8 @@ def test_memory_of_a_training_step_grows_with_the_batch() -> None:
     weights = 4 * sum(parameter.numel() for parameter in network.parameters())
     activations = 128 * 4 * (32 * 16 * 16 + 32 * 8 * 8 + 64 * 8 * 8 + 64 * 4 * 4)
     for figures in (small, large):
-        assert 3 * weights <= min(figures["held"]) <= 3 * weights + 32 * 2**20  # and Adam's two moments
+        # Adam's two moments too; a little may lie in pages that the process held before
+        assert 2.9 * weights <= min(figures["held"]) <= 3 * weights + 32 * 2**20
         assert min(figures["step"]) >= weights  # the gradients
         assert [held + step for held, step in zip(figures["held"], figures["step"], strict=True)] == figures["peak"]
     assert statistics.median(large["step"]) - statistics.median(small["step"]) >= activations
