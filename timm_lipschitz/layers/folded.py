@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolve import convolve
-from .fourier import batch_first, batch_last, fourier_product, space_to_depth, transform_matrices
+from .fourier import fourier_product, space_to_depth, transform_matrices
+from .layout import batch_first, batch_last, flatten_samples
 
 __all__ = [
     "FoldedCirculant",
@@ -35,7 +36,7 @@ class FoldedDense(nn.Module):
         self.bias = _parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1), self.weight, self.bias)
+        return F.linear(flatten_samples(x), self.weight, self.bias)
 
 
 class FoldedPointwise(nn.Module):

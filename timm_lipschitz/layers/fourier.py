@@ -1,7 +1,7 @@
 """Circular convolutions as products at each frequency, in real arithmetic and without a single copy.
 
-Activations are kept in the order (W, H, C, B), batch last. Each transform is then a batched product of small matrices
-with wide ones, and its output lies in memory as the next step reads it::
+Activations are kept in the order (W, H, C, B), batch last (`layout`). Each transform is then a batched product of small
+matrices with wide ones, and its output lies in memory as the next step reads it::
 
     (W, H, C B)                 image
     (W, 2 G, C B)               transformed along the height; rows (r, u): real parts of all u, then imaginary parts
@@ -36,8 +36,6 @@ from torch import Tensor
 from .precision import promote
 
 __all__ = [
-    "batch_first",
-    "batch_last",
     "block_form",
     "fourier_product",
     "kernel_spectrum",
@@ -45,16 +43,6 @@ __all__ = [
     "space_to_depth",
     "transform_matrices",
 ]
-
-
-def batch_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (W, H, C, B), contiguous; free for an output of `batch_first`."""
-    return x.permute(3, 2, 1, 0).contiguous()
-
-
-def batch_first(x: Tensor) -> Tensor:
-    """(W, H, C, B) -> (B, C, H, W) as a view, so that a following `batch_last` costs nothing."""
-    return x.permute(3, 2, 1, 0)
 
 
 @register_notrace_function
@@ -262,14 +250,14 @@ class _Synthesise(torch.autograd.Function):
 
 def analyse(x: Tensor, along_height: Tensor, along_width: Tensor) -> Tensor:
     """(W, H, C, B), of which C and B alone need be contiguous -> (F, 2C, B), by the first two `transform_matrices`."""
-    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+    if torch.jit.is_scripting() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _analyse(x, along_height, along_width)
     return _Analyse.apply(x, along_height, along_width)  # type: ignore[return-value]
 
 
 def synthesise(spectrum: Tensor, bias: Tensor | None, along_width: Tensor, along_height: Tensor) -> Tensor:
     """(F, 2C, B) -> (W, H, C, B), by the last two `transform_matrices`, plus ``bias`` (C,)."""
-    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+    if torch.jit.is_scripting() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _synthesise(spectrum, bias, along_width, along_height)
     return _Synthesise.apply(spectrum, bias, along_width, along_height)  # type: ignore[return-value]
 

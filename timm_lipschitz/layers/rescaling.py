@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .explicit import Affine, Step
+from .layout import flatten_samples
 from .operators import Flattening, Scaling
 
 __all__ = ["Flatten", "Rescale"]
@@ -38,7 +39,7 @@ class Flatten(nn.Module):
     """(B, C, H, W) -> (B, C H W), of Lipschitz constant 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
+        return flatten_samples(x)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator on samples of ``in_shape``."""

@@ -12,9 +12,10 @@ from .cayley import cayley_factors
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
 
 # by name, not as fourier.f: torch.fx takes a function for a leaf only where it finds it among a module's globals
-from .fourier import batch_first, batch_last, block_form, fourier_product, kernel_spectrum, space_to_depth
+from .fourier import block_form, fourier_product, kernel_spectrum, space_to_depth
 from .fusing import Fusible
 from .initialization import isometric_
+from .layout import batch_first, batch_last
 from .operators import Circulant, Pointwise, SpaceToDepth
 from .sandwich_linear import check_sizes
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import fourier
 from ..folded import FoldedCirculant
+from ..layout import batch_first, batch_last
 from .base import MatrixOperator, Operator, Shape, column
 from .pointwise import Pointwise
 from .rearrangement import SpaceToDepth
@@ -153,7 +154,7 @@ def _prepared(blocks: Tensor, size: tuple[int, int], stride: int) -> Callable[[T
     transforms = [matrix.to(blocks.dtype) for matrix in fourier.transform_matrices(*size, blocks.device)]
 
     def product(x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return fourier.batch_first(fourier.fourier_product(fourier.batch_last(x), blocks, bias, stride, transforms))
+        return batch_first(fourier.fourier_product(batch_last(x), blocks, bias, stride, transforms))
 
     return product
 

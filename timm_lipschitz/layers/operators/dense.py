@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInputError
 from ..folded import FoldedDense
+from ..layout import flatten_samples
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rounding import gamma, modulus_norm
 from .spectral import spectral_bound
@@ -38,7 +39,7 @@ class Dense(MatrixOperator):
         return (self.matrix.shape[0],)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return plus(x.flatten(1) @ self.matrix.mT, bias)
+        return plus(flatten_samples(x) @ self.matrix.mT, bias)
 
     def transposed(self) -> Dense:
         return Dense(self.matrix.mT)

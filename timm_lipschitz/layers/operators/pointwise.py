@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import fourier
 from ..folded import FoldedPointwise
+from ..layout import batch_first, batch_last, is_batch_last
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rearrangement import SpaceToDepth
 from .rounding import modulus_norm
@@ -35,8 +35,8 @@ class Pointwise(MatrixOperator):
         return (self.matrix.shape[0], *self.size)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        if x.permute(3, 2, 1, 0).is_contiguous():  # as Fourier layers leave it
-            return plus(fourier.batch_first(torch.matmul(self.matrix, fourier.batch_last(x))), bias)
+        if is_batch_last(x):  # as Fourier layers leave it
+            return plus(batch_first(torch.matmul(self.matrix, batch_last(x))), bias)
         return F.conv2d(x, self.matrix[:, :, None, None], bias)
 
     def transposed(self) -> Pointwise:

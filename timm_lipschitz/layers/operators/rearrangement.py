@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..folded import SpaceToDepth2d
+from ..layout import flatten_samples
 from .base import Operator, Shape, plus
 
 __all__ = ["Flattening", "SpaceToDepth"]
@@ -65,7 +66,7 @@ class Flattening(Operator):
         return (math.prod(self.in_shape),)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return plus(x.flatten(1), bias)
+        return plus(flatten_samples(x), bias)
 
     def norm_bound(self) -> float:
         return 1.0
