@@ -17,6 +17,7 @@ from timm_lipschitz.layers import (
     SpaceToDepth,
     fourier,
 )
+from timm_lipschitz.layers.block_form import block_form, phase_blocks
 from timm_lipschitz.layers.layout import batch_first, batch_last
 
 SIZES = [(7, 5), (6, 6), (7, 7), (5, 8), (6, 5)]
@@ -53,7 +54,7 @@ def test_product_is_the_circular_convolution(size: tuple[int, int], count: int) 
     taps = torch.randn(2, 3, *kernel, dtype=torch.float64)
     x = torch.randn(count, 3, *size, dtype=torch.float64)
     bias = torch.randn(2, dtype=torch.float64)
-    block = fourier.block_form(fourier.kernel_spectrum(taps, *size), *size)
+    block = block_form(fourier.kernel_spectrum(taps, *size), *size)
     expected = circular_convolution(x, taps) if size != (1, 1) else torch.einsum("qpkl,bphw->bqhw", taps, x)
     for given, added in ((None, torch.zeros(2, dtype=torch.float64)), (bias, bias)):
         found = batch_first(fourier.fourier_product(batch_last(x), block, given))
@@ -68,8 +69,10 @@ def test_strided_product_is_the_convolution_of_the_space_to_depth(size: tuple[in
     bias = torch.randn(2, dtype=torch.float64)
     x = batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
     spectrum_at_half = fourier.kernel_spectrum(taps, *half)
-    found = fourier.fourier_product(x, fourier.phase_blocks(spectrum_at_half, *half), bias, stride=2)
-    expected = fourier.fourier_product(fourier.space_to_depth(x), fourier.block_form(spectrum_at_half, *half), bias)
+    found = fourier.fourier_product(
+        x, phase_blocks(spectrum_at_half.unflatten(2, [3, 2, 2]).permute(4, 0, 1, 3, 2), *half), bias, stride=2
+    )
+    expected = fourier.fourier_product(fourier.space_to_depth(x), block_form(spectrum_at_half, *half), bias)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -190,6 +193,6 @@ def test_free_parameters_too_large_for_float64_are_refused() -> None:
 @pytest.mark.parametrize("count", [4, 40])
 def test_given_transform_matrices_are_those_that_would_be_computed(size: tuple[int, int], count: int) -> None:
     x = batch_last(torch.randn(count, 3, *size, dtype=torch.float64))
-    block = fourier.block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size), *size)
+    block = block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size), *size)
     given = list(fourier.transform_matrices(*size, x.device))
     assert torch.equal(fourier.fourier_product(x, block, transforms=given), fourier.fourier_product(x, block))

@@ -21,8 +21,7 @@ Shapes, throughout::
 Real images have as many independent real coefficients as pixels, and no more are kept. A pair is the real and the
 imaginary part of a complex coefficient, but where coefficients are real (at u, v in {0, H/2} x {0, W/2}) a pair is
 two of them. For even H the first pair of rows is u = 0 and u = H/2, both real; for odd H the row u = 0 stands alone,
-and its partner is zero. The response has the *block form* of its pairs: a complex (q x p) matrix c + i d is the real
-(2q x 2p) matrix [[c, -d], [d, c]], two real matrices are [[c, 0], [0, d]].
+and its partner is zero. The response has the form of its pairs (`block_form`).
 
 `torch.fft.fft2` and `torch.nn.functional.conv2d` with circular padding are the definitions that the tests compare with.
 """
@@ -36,10 +35,8 @@ from torch import Tensor
 from .precision import promote
 
 __all__ = [
-    "block_form",
     "fourier_product",
     "kernel_spectrum",
-    "phase_blocks",
     "space_to_depth",
     "transform_matrices",
 ]
@@ -56,41 +53,6 @@ def space_to_depth(x: Tensor) -> Tensor:
         x = torch.nn.functional.pad(x, [0, 0, 0, 0, 0, height % 2, 0, width % 2])
     x = x.reshape((width + 1) // 2, 2, (height + 1) // 2, 2, channels, batch)
     return x.permute(0, 2, 4, 3, 1, 5).reshape((width + 1) // 2, (height + 1) // 2, 4 * channels, batch)
-
-
-def block_form(spectrum: Tensor, height: int, width: int) -> Tensor:
-    """A response on the half plane, complex (H // 2 + 1, W, q, p) flattened to (.., q, p), as real (F, 2q, 2p).
-
-    Blocks of products and of adjoints are products and adjoints of blocks.
-    """
-    real, imag = spectrum.real, spectrum.imag
-    if height % 2 == 1:
-        return torch.cat([torch.cat([real, -imag], dim=2), torch.cat([imag, real], dim=2)], dim=1)
-    rows = [width, (height // 2 - 1) * width, width]  # u = 0, the others, u = H/2
-    top, rest, bottom = real.split(rows)
-    skew_top, skew_rest, skew_bottom = imag.split(rows)
-    inner = (width + 1) // 2  # 0 < v < inner are the complex frequencies of a real row
-    zero = torch.zeros_like(top[:1])
-    if width % 2 == 0:  # (0, W/2) of the row u = 0 are a pair, and those of u = H/2
-        first = [top[:inner], bottom[:inner]]
-        second = [top[inner : inner + 1], top[1:inner], bottom[inner : inner + 1], bottom[1:inner]]
-        off = [zero, skew_top[1:inner], zero, skew_bottom[1:inner]]
-    else:  # v = 0 of both rows are a pair
-        first = [top[:inner], bottom[1:inner]]
-        second = [bottom[:1], top[1:inner], bottom[1:inner]]
-        off = [zero, skew_top[1:inner], skew_bottom[1:inner]]
-    above, below = torch.cat(first + [rest]), torch.cat(second + [rest])  # noqa: RUF005 (TorchScript)
-    skew = torch.cat(off + [skew_rest])  # noqa: RUF005
-    return torch.cat([torch.cat([above, -skew], dim=2), torch.cat([skew, below], dim=2)], dim=1)
-
-
-def phase_blocks(spectrum: Tensor, height: int, width: int) -> Tensor:
-    """A response to space-to-depth channels, (.., q, 4p) on the half plane, as two block forms, real (2 F, 2q, 4p).
-
-    One for the even and one for the odd columns of the image, with the channels in the order (row's parity, channel).
-    """
-    even, odd = spectrum.unflatten(2, [-1, 2, 2]).transpose(2, 3).unbind(4)  # (.., q, i, p)
-    return torch.cat([block_form(phase.flatten(2), height, width) for phase in (even, odd)])
 
 
 def _angles(rows: int, columns: int, period: int, device: torch.device) -> Tensor:
@@ -300,9 +262,9 @@ def fourier_product(
 ) -> Tensor:
     """Circular convolution of (W, H, p, B) with a response in block form (F, 2q, 2p), plus ``bias`` (q,).
 
-    -> (W, H, q, B). With ``stride`` 2 the convolution of the space-to-depth of ``x``, of even sizes, with a response as
-    `phase_blocks`: -> (W/2, H/2, q, B). Computed in float32 or better. ``transforms`` are the `transform_matrices` of
-    the output's size in the response's dtype, or empty: then they are computed.
+    -> (W, H, q, B). With ``stride`` 2 the convolution of the space-to-depth of ``x``, of even sizes, with a response
+    as `phase_blocks` gives it: -> (W/2, H/2, q, B). Computed in float32 or better. ``transforms`` are the
+    `transform_matrices` of the output's size in the response's dtype, or empty: then they are computed.
     """
     if transforms is None:
         transforms = []

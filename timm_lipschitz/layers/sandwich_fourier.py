@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
+from .block_form import block_form
 from .cayley import cayley_factors
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
 
 # by name, not as fourier.f: torch.fx takes a function for a leaf only where it finds it among a module's globals
-from .fourier import block_form, fourier_product, kernel_spectrum, space_to_depth
+from .fourier import fourier_product, kernel_spectrum, space_to_depth
 from .fusing import Fusible
 from .initialization import isometric_
 from .layout import batch_first, batch_last

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from .. import fourier
+from ..block_form import block_form, phase_blocks
 from ..folded import FoldedCirculant
 from ..layout import batch_first, batch_last
 from .base import MatrixOperator, Operator, Shape, column
@@ -41,7 +42,7 @@ class Circulant(MatrixOperator):
         return self.prepared()(x, bias)
 
     def prepared(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        return _prepared(fourier.block_form(self.spectrum, *self.size), self.size, stride=1)
+        return _prepared(block_form(self.spectrum, *self.size), self.size, stride=1)
 
     def transposed(self) -> Circulant:
         return Circulant(self.spectrum.mH, self.size)
@@ -84,7 +85,7 @@ class Circulant(MatrixOperator):
     def _asymmetry(self) -> float:
         """The most that the response at real frequencies differs from the conjugate at their mirror image.
 
-        `fourier.block_form` takes one of them, products of spectra take both.
+        `block_form` takes one of them, products of spectra take both.
         """
         height, width = self.size
         rows = self.spectrum.unflatten(0, [height // 2 + 1, width])
@@ -105,11 +106,11 @@ class Circulant(MatrixOperator):
         if isinstance(inner, Pointwise):
             return [Circulant(self.spectrum @ inner.matrix.to(self.spectrum.dtype), self.size)]
         if isinstance(inner, SpaceToDepth) and inner.keeps_all_pixels:
-            return [StridedCirculant(self)]
+            return [StridedCirculant.of(self)]
         return None
 
-    def subsampled(self) -> Circulant:
-        """Every second pixel of the output, from the space-to-depth of the input: 4p -> q channels at half the size.
+    def subsampled(self) -> StridedCirculant:
+        """Every second pixel of the output.
 
         Subsampling aliases: at the half-size frequency (u, v) the response to phase (k, l) of the input is the average
         of those at the four frequencies (u + a H/2, v + b W/2), turned by ``exp(-2 pi i ((u + a H/2) k / H + (v + b
@@ -123,31 +124,28 @@ class Circulant(MatrixOperator):
         # The rows u + H/2 lie beyond the half plane: by symmetry they are the conjugates at (H/2 - u, -v).
         mirrored = spectrum[small_h - half + 1 :].flip(0, 1).roll(1, 1).conj()
         given = spectrum[:half]
-        sums, differences = (given + mirrored).chunk(2, dim=1), (given - mirrored).chunk(2, dim=1)  # over a; each by b
-        by_both = torch.stack(
-            [sums[0] + sums[1], differences[0] + differences[1], sums[0] - sums[1], differences[0] - differences[1]]
-        ).unflatten(0, [2, 2])  # (l, k, u, v, q, p)
-        turns = _turns(height, half, spectrum)[:, :, None] * _turns(width, small_w, spectrum)[:, None, None, :]
-        phases = by_both * (turns / 4)[..., None, None]
-        phases = phases.permute(2, 3, 4, 5, 1, 0).reshape(half * small_w, rows, 4 * columns)
-        return Circulant(phases, (small_h, small_w))
+        by_k = [(given + mirrored).chunk(2, dim=1), (given - mirrored).chunk(2, dim=1)]  # sums over a; each by b
+        turns = _turns(height, half, spectrum)[:, None, :, None] * _turns(width, small_w, spectrum)[:, None]
+        turns = (turns / 4)[..., None, None]  # (k, l, u, v, 1, 1)
+        of_columns = [
+            torch.stack([(first + sign * second) * turns[k, l] for k, (first, second) in enumerate(by_k)], dim=3)
+            for l, sign in enumerate((1.0, -1.0))  # noqa: E741
+        ]
+        return StridedCirculant(torch.stack(of_columns).flatten(1, 2), (small_h, small_w))
 
-    def polyphase(self) -> Circulant:
-        """The same map between the space-to-depth forms of input and output: 4p -> 4q channels at half the size."""
+    def polyphase(self) -> StridedCirculant:
+        """The space-to-depth of the output, from the input: p -> 4q channels at half the size."""
         real = self.spectrum.real
         return self.patchwise(torch.eye(4 * self.spectrum.shape[1], dtype=real.dtype, device=real.device))
 
-    def patchwise(self, matrix: Tensor) -> Circulant:
-        """A matrix (m, 4q) on the space-to-depth of the output, from that of the input: at half the size.
-
-        The matrix is a convolution with a 2x2 kernel, subsampled.
-        """
+    def patchwise(self, matrix: Tensor) -> StridedCirculant:
+        """A matrix (m, 4q) on the space-to-depth of the output, from the input: a 2x2 convolution, subsampled."""
         kernel = matrix.reshape(len(matrix), -1, 2, 2)
         response = fourier.kernel_spectrum(kernel, *self.size)
         return Circulant(response @ self.spectrum, self.size).subsampled()
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
-        return FoldedCirculant(fourier.block_form(self.spectrum, *self.size), self.size, bias)
+        return FoldedCirculant(block_form(self.spectrum, *self.size), self.size, bias)
 
 
 def _prepared(blocks: Tensor, size: tuple[int, int], stride: int) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -187,25 +185,39 @@ def _transform_errors(height: int, width: int, unit: float) -> tuple[float, floa
 
 @dataclass(frozen=True, eq=False)
 class StridedCirculant(Operator):
-    """A circular convolution of the space-to-depth of its input, of even sizes: of the norm of the convolution."""
+    """A circular convolution of the space-to-depth of its input, of even sizes: of the norm of the convolution.
 
-    convolution: Circulant
+    ``phases`` (2, F, q, 2, p) is its complex response at the frequencies of the half plane to the input's even and odd
+    columns, and of those to even and odd rows. ``size`` is the output's.
+    """
+
+    phases: Tensor
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(convolution: Circulant) -> StridedCirculant:
+        """The convolution's 4p input channels are those of a space-to-depth."""
+        phases = convolution.spectrum.unflatten(2, [-1, 2, 2])  # (F, q, p, k, l)
+        return StridedCirculant(phases.permute(4, 0, 1, 3, 2), convolution.size)
+
+    @cached_property
+    def convolution(self) -> Circulant:
+        """The convolution behind the space-to-depth, 4p -> q channels."""
+        return Circulant(self.phases.permute(1, 2, 4, 3, 0).flatten(2), self.size)
 
     @property
     def in_shape(self) -> Shape:  # type: ignore[override]
-        channels, height, width = self.convolution.in_shape
-        return (channels // 4, 2 * height, 2 * width)
+        return (self.phases.shape[4], 2 * self.size[0], 2 * self.size[1])
 
     @property
     def out_shape(self) -> Shape:  # type: ignore[override]
-        return self.convolution.out_shape
+        return (self.phases.shape[2], *self.size)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.prepared()(x, bias)
 
     def prepared(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        size = self.convolution.size
-        return _prepared(fourier.phase_blocks(self.convolution.spectrum, *size), size, stride=2)
+        return _prepared(phase_blocks(self.phases, *self.size), self.size, stride=2)
 
     def norm_bound(self) -> float:
         return self.convolution.norm_bound()
@@ -223,16 +235,11 @@ class StridedCirculant(Operator):
     def then(self, outer: Operator) -> list[Operator]:
         product = self.convolution.then(outer)
         if len(product) == 1 and isinstance(product[0], Circulant):
-            return [StridedCirculant(product[0])]
+            return [StridedCirculant.of(product[0])]
         return super().then(outer)
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
-        return FoldedCirculant(
-            fourier.phase_blocks(self.convolution.spectrum, *self.convolution.size),
-            self.convolution.size,
-            bias,
-            stride=2,
-        )
+        return FoldedCirculant(phase_blocks(self.phases, *self.size), self.size, bias, stride=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +258,7 @@ class Downsampled(Operator):
 
     def whole(self) -> StridedCirculant:
         """The product."""
-        return StridedCirculant(self.convolution.polyphase())
+        return self.convolution.polyphase()
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return SpaceToDepth(self.convolution.out_shape).apply(self.convolution.apply(x), bias)
@@ -271,7 +278,7 @@ class Downsampled(Operator):
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Pointwise):
-            return [StridedCirculant(self.convolution.patchwise(outer.matrix))]
+            return [self.convolution.patchwise(outer.matrix)]
         return self.whole().then(outer)
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
