@@ -8,7 +8,7 @@ from layers.reference import cayley_pair
 from torch import Tensor
 
 from timm_lipschitz.layers import cayley, cayley_inverse
-from timm_lipschitz.layers.cayley import resolvent
+from timm_lipschitz.layers.cayley import resolvent, resolvent_and_product
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (4, 4), (3, 7), (7, 3)]
 
@@ -51,6 +51,29 @@ def test_resolvent_gives_both_factors() -> None:
         cayley(weight), torch.cat([2 * m - torch.eye(4), 2 * m @ weight[:, 4:]], dim=1), rtol=0, atol=1e-14
     )
     assert torch.linalg.matrix_norm(m, 2) <= 1 + 1e-14
+
+
+@pytest.mark.parametrize("shape", [(6,), (5,), (2, 3)])
+def test_resolvent_and_product_in_one_and_its_derivatives(shape: tuple[int, ...]) -> None:
+    weight = random_weight(4, 3).requires_grad_()
+    x = torch.randn(*shape, 3, dtype=torch.float64, requires_grad=True)
+
+    def apart(weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return resolvent(weight[:, :4], weight[:, 4:]), x @ weight[:, 4:].mT
+
+    found, expected = resolvent_and_product(weight, x), apart(weight, x)
+    directions = [torch.randn_like(value) for value in expected]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    of_found = torch.autograd.grad(found, [weight, x], directions)
+    torch.testing.assert_close(of_found, torch.autograd.grad(expected, [weight, x], directions), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(resolvent_and_product(weight, x), expected, rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(resolvent_and_product, (weight, x), check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(resolvent_and_product, (weight, x))
+    for one in (weight, x):
+        alone = (one, x.detach()) if one is weight else (weight.detach(), x)
+        (of_one,) = torch.autograd.grad(resolvent_and_product(*alone), [one], directions)
+        torch.testing.assert_close(of_one, of_found[0] if one is weight else of_found[1], rtol=0, atol=1e-12)
 
 
 # What a weight may be: up to 1e3, or one of the awkward numbers.

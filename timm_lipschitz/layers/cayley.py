@@ -11,12 +11,13 @@ convolution).
 """
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
 
 from .precision import promote
 
-__all__ = ["cayley", "cayley_factors", "cayley_inverse", "resolvent"]
+__all__ = ["cayley", "cayley_factors", "cayley_inverse", "resolvent", "resolvent_and_product"]
 
 
 class _Gram(torch.autograd.Function):
@@ -54,6 +55,12 @@ def _inverse(a: Tensor) -> Tensor:
     return torch.stack([torch.linalg.inv(m) for m in a.reshape(-1, a.shape[-2], a.shape[-1]).unbind(0)]).view_as(a)
 
 
+def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., q, q + p) -> (..., q, q) and (..., q, p)."""
+    x, v = weight.split([weight.shape[-2], weight.shape[-1] - weight.shape[-2]], dim=-1)
+    return x, v
+
+
 def _resolvent(x: Tensor, v: Tensor) -> Tensor:
     x, v = promote(x), promote(v)
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
@@ -72,6 +79,60 @@ def resolvent(x: Tensor, v: Tensor) -> Tensor:
         return _resolvent(x, v)
     with torch.autocast(x.device.type, enabled=False):
         return _resolvent(x, v)
+
+
+class _GeneratorAndProduct(torch.autograd.Function):
+    """``I + X - X^T + V V^T`` and ``x V^T`` for real ``[X V]`` (q, q + p) and ``x`` (N, p).
+
+    Both have a derivative as large as ``V``; here one is added onto the other where it belongs in the weight's.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        free, v = _split(weight)
+        eye = torch.eye(len(free), dtype=free.dtype, device=free.device)
+        return eye + (free - free.mT) + v @ v.mT, x @ v.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, of_generator: Tensor | None, of_product: Tensor | None):  # type: ignore[override]
+        weight, x = ctx.saved_tensors
+        v = _split(weight)[1]
+        of_weight = None
+        if ctx.needs_input_grad[0] and of_generator is not None:
+            skew, symmetric = of_generator - of_generator.mT, of_generator + of_generator.mT
+            if torch.is_grad_enabled():  # the derivative may be differentiated again
+                of_v = symmetric @ v if of_product is None else symmetric @ v + of_product.mT @ x
+                of_weight = torch.cat([skew, of_v], dim=1)
+            else:
+                of_weight = of_generator.new_empty(weight.shape)
+                of_weight[:, : len(skew)] = skew
+                of_v = of_weight[:, len(skew) :].addmm_(symmetric, v, beta=0)
+                if of_product is not None:
+                    of_v.addmm_(of_product.mT, x)
+        elif ctx.needs_input_grad[0] and of_product is not None:
+            of_weight = F.pad(of_product.mT @ x, [len(weight), 0])
+        return of_weight, of_product @ v if ctx.needs_input_grad[1] and of_product is not None else None
+
+
+@register_notrace_function
+def resolvent_and_product(weight: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`resolvent` of real ``[X V]`` (q, q + p), and ``V h`` of vectors ``x`` (..., p) -> (..., q), in their dtype."""
+    free, v = _split(weight)
+    if torch.jit.is_scripting():
+        return resolvent(free, v), F.linear(x, v.to(x.dtype))
+    if weight.is_meta or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return resolvent(free, v), F.linear(x, v.to(x.dtype))
+    if x.dtype != weight.dtype or promote(weight).dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return resolvent(free, v), F.linear(x, v.to(x.dtype))
+    generator, product = _GeneratorAndProduct.apply(weight, x.flatten(0, -2))  # type: ignore[misc]
+    return _inverse(generator), product.unflatten(0, x.shape[:-1])
 
 
 def _cayley_factors(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +155,7 @@ def cayley_factors(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 @register_notrace_function
 def cayley(weight: Tensor) -> Tensor:
     """``[A B]`` with orthonormal rows for free ``weight = [X V]``, (..., q, q + p) -> the same, float32 or better."""
-    x, v = weight.split([weight.shape[-2], weight.shape[-1] - weight.shape[-2]], dim=-1)
+    x, v = _split(weight)
     return torch.cat(cayley_factors(x, v), dim=-1)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cayley import resolvent
+from .cayley import resolvent_and_product
 from .explicit import Affine, Step, as_float64, explicit_factors, optional_float64
 from .fusing import Fusible
 from .initialization import isometric_
@@ -45,11 +45,11 @@ class ContractionHead(Fusible, nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
+        inverse, x = resolvent_and_product(self.weight, x)
         bias = self.bias
         if bias is not None:
             bias = bias.to(x.dtype)
-        return F.linear(F.linear(x, v.to(x.dtype)), 2.0 * resolvent(free, v).to(x.dtype), bias)
+        return F.linear(x, 2.0 * inverse.to(x.dtype), bias)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one explicit operator in float64. Raises `NonFiniteError` for NaN or infinite weights."""

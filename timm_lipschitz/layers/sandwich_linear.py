@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
-from .cayley import resolvent
+from .cayley import resolvent_and_product
 from .explicit import Affine, Sandwich, Step, explicit_factors, optional_float64
 from .fusing import Fusible
 from .initialization import isometric_
@@ -62,10 +62,10 @@ class SandwichLinear(Fusible, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # B h = 2 M (V h) and A^T z = 2 M^T z - z need the q x q matrix M alone, never the wide B
         dtype = x.dtype
-        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
-        inverse, v = resolvent(free, v).to(dtype), v.to(dtype)
+        inverse, x = resolvent_and_product(self.weight, x)
+        inverse = inverse.to(dtype)
         root = math.sqrt(2.0)
-        x = F.linear(F.linear(x, v), 2.0 * root * inverse)
+        x = F.linear(x, 2.0 * root * inverse)
         log_scale, bias = self.log_scale, self.bias
         if log_scale is not None:
             x = x * torch.exp(-log_scale)
@@ -114,9 +114,9 @@ class LipschitzLinear(Fusible, nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        free, v = self.weight.split([self.out_features, self.in_features], dim=1)
-        inverse, v = resolvent(free, v).to(x.dtype), v.to(x.dtype)
-        x = F.linear(F.linear(x, v), 2.0 * inverse)
+        inverse, x = resolvent_and_product(self.weight, x)
+        inverse = inverse.to(x.dtype)
+        x = F.linear(x, 2.0 * inverse)
         x = 2.0 * (2.0 * torch.matmul(x, inverse) - x)
         bias = self.bias
         if bias is not None:

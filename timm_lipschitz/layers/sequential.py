@@ -132,7 +132,7 @@ def run_linked(layers: Iterable[Any], x: Tensor, indices: Collection[int] = ()) 
     return last, taken
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
     """The images of all parts, which lie in memory as those of the parts."""
     if parts[0].dim() == 4 and is_batch_last(parts[0]):
         return batch_first(torch.cat([batch_last(part) for part in parts], dim=3))
