@@ -29,6 +29,7 @@ from timm_lipschitz.layers.folded import (
     FoldedPointwise,
     SpaceToDepth2d,
 )
+from timm_lipschitz.layers.sequential import IMAGES_AT_ONCE
 from timm_lipschitz.models import LayerFamily, LipschitzNet
 
 MODELS = registered_models("timm_lipschitz")
@@ -293,3 +294,12 @@ def test_single_layer_folds_with_its_shape() -> None:
     folded = fold(layer, in_shape=(4,))
     assert isinstance(folded, FoldedNetwork)
     assert relative_error(folded(x), layer(x)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["sandwich_cnn", "sandwich_bcop_cnn", "sandwich_mlp"])
+def test_many_images_give_what_each_gives(name: str) -> None:
+    model = narrow_model(name, img_size=8, dtype=torch.float64)
+    folded = fold(model)
+    many = images(model, 2 * IMAGES_AT_ONCE + 3)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(many), torch.cat([folded(x[None]) for x in many]), rtol=1e-12, atol=1e-12)

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from .errors import InvalidInputError, NotCertifiableError
 from .layers import Step
 from .layers.explicit import ExplicitModule, require_own_forward
+from .layers.folded import FoldedDense
 from .layers.fusing import FusedLayers, explicit_modules, settled
+from .layers.layout import join_batches
 from .layers.sequential import IMAGES_AT_ONCE
 from .layers.steps import out_shape
 
@@ -43,7 +45,9 @@ class FoldedNetwork(FusedLayers):
     def run(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
             return self.layers(x)
-        return torch.cat([self.layers(part) for part in x.split(IMAGES_AT_ONCE)])
+        dense = next((i for i, layer in enumerate(self.layers) if isinstance(layer, FoldedDense)), len(self.layers))
+        on_images = self.layers[:dense]  # maps of images fill the cache, features do not
+        return self.layers[dense:](join_batches(tuple(on_images(part) for part in x.split(IMAGES_AT_ONCE))))
 
 
 def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNetwork:

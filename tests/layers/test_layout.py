@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from timm_lipschitz.layers.layout import batch_first, batch_last, flatten_samples, is_batch_last
+from timm_lipschitz.layers.layout import batch_first, batch_last, flatten_samples, is_batch_last, join_batches
 
 SHAPES = [(2, 3, 4, 5), (1, 3, 4, 5), (64, 1, 3, 2), (5, 7, 1, 1), (1, 1, 1, 1), (0, 3, 4, 5)]
 
@@ -49,6 +49,16 @@ def test_flattened_samples_are_those_of_flatten(shape: tuple[int, ...], layout: 
 def test_images_that_lie_batch_last_are_flattened_to_a_transpose() -> None:
     found = flatten_samples(batch_first(batch_last(torch.randn(8, 3, 4, 5))))
     assert found.t().is_contiguous()
+
+
+@LAYOUTS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_joined_batches_are_those_of_cat_and_lie_as_before(shape: tuple[int, ...], layout: str) -> None:
+    parts = (images_in(shape, layout), images_in((3, *shape[1:]), layout))
+    found = join_batches(parts)
+    assert torch.equal(found, torch.cat(parts))
+    assert is_batch_last(found) or not is_batch_last(parts[0])
+    assert torch.equal(join_batches((parts[0].flatten(1), parts[1].flatten(1))), found.flatten(1))
 
 
 @LAYOUTS

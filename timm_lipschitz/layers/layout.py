@@ -3,10 +3,11 @@
 Copies move whole rows of images, or are transpositions of matrices, which is what CPU libraries are quick at.
 """
 
+import torch
 from timm.layers import register_notrace_function
 from torch import Tensor
 
-__all__ = ["batch_first", "batch_last", "flatten_samples", "is_batch_last"]
+__all__ = ["batch_first", "batch_last", "flatten_samples", "is_batch_last", "join_batches"]
 
 
 def is_batch_last(x: Tensor) -> bool:
@@ -36,3 +37,10 @@ def flatten_samples(x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         return x.permute(1, 2, 3, 0).reshape(channels * height * width, batch).t()
     return x.flatten(1)
+
+
+def join_batches(parts: tuple[Tensor, ...]) -> Tensor:
+    """The batches one after the other, lying in memory as they do: images batch last where these are."""
+    if parts[0].dim() == 4 and is_batch_last(parts[0]):
+        return batch_first(torch.cat([batch_last(part) for part in parts], dim=3))
+    return torch.cat(parts)

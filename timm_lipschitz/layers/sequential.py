@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from .explicit import IN_ORDER, collect
 from .fusing import Fusible
-from .layout import batch_first, batch_last, is_batch_last
+from .layout import join_batches
 from .operators import Operator, multiply
 from .steps import Bounded, Sandwich, Step, out_shape
 
@@ -127,16 +127,9 @@ def run_linked(layers: Iterable[Any], x: Tensor, indices: Collection[int] = ()) 
             outputs = _run(maps, x)
         else:
             parts = zip(*(_run(maps, part) for part in x.split(IMAGES_AT_ONCE)), strict=True)
-            outputs = [_joined(part) for part in parts]
+            outputs = [join_batches(part) for part in parts]
         *taken, last = [y.to(x.dtype) for y in outputs]
     return last, taken
-
-
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    """The images of all parts, which lie in memory as those of the parts."""
-    if parts[0].dim() == 4 and is_batch_last(parts[0]):
-        return batch_first(torch.cat([batch_last(part) for part in parts], dim=3))
-    return torch.cat(parts)
 
 
 _Map: TypeAlias = Callable[[Tensor], Tensor]
