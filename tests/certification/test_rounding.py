@@ -14,6 +14,7 @@ from certification.networks import random_images, small_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import Certifier
@@ -38,6 +39,7 @@ from timm_lipschitz.layers import (
     SpaceToDepth,
     multiply,
 )
+from timm_lipschitz.layers.folded import sum_length
 from timm_lipschitz.layers.fourier import kernel_spectrum
 from timm_lipschitz.layers.operators import product_error
 from timm_lipschitz.layers.segments import segments
@@ -115,19 +117,23 @@ def test_logits_are_within_the_bound_of_rational_arithmetic(activation: str, bia
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0, 1e4])
-@pytest.mark.parametrize("spread", [0.0, 20.0])
-def test_executed_logits_are_within_the_bound_anywhere_in_the_ball(bias: float, spread: float) -> None:
+@pytest.mark.parametrize(
+    ("spread", "widths", "seeds"), [(0.0, (5, 4, 6, 3), 8), (20.0, (5, 4, 6, 3), 8), (0.0, (384, 260, 3), 1)]
+)
+def test_executed_logits_are_within_the_bound_anywhere_in_the_ball(
+    bias: float, spread: float, widths: tuple[int, ...], seeds: int
+) -> None:
     generator = torch.Generator().manual_seed(5)
     largest = 0.0
-    for seed in range(8):
-        model = dense_net(seed, activation="hardtanh" if spread else "relu", spread=spread, bias=bias)
+    for seed in range(seeds):
+        model = dense_net(seed, widths, "hardtanh" if spread else "relu", spread, bias)
         certifier = Certifier(model, "float32")
         images = images_of(model, 2, seed).float().double()
         _, _, _, *exact = certifier._run(images)
-        for radius in (0.0, 0.3, 5.0):
+        for radius in (0.0, 0.3, 5.0) if seeds > 1 else (0.3,):
             constant, slope = certifier._in_ball.over_ball(exact, torch.full([2], radius, dtype=torch.float64))
             bounds = constant + slope * radius
-            steps = torch.randn(8, *images.shape, generator=generator, dtype=torch.float64)
+            steps = torch.randn(seeds, *images.shape, generator=generator, dtype=torch.float64)
             steps = radius * (1 - 1e-6) * steps / steps.flatten(2).norm(dim=2)[..., None, None, None]
             for points in (images + steps).float():
                 found = executed(model, points, torch.float32)
@@ -135,8 +141,44 @@ def test_executed_logits_are_within_the_bound_anywhere_in_the_ball(bias: float, 
                     error = distance(values.tolist(), exact_logits(model.steps, point))
                     assert error <= bound
                     largest = max(largest, error / bound)
-    if bias <= 1:  # the bound is within a factor of a thousand of what happens, unless activations hide it
+    if bias <= 1 and seeds > 1:  # within a factor of a thousand of what happens, unless activations hide it
         assert largest > 1e-3
+
+
+def test_the_ball_starts_at_the_image_and_grows_with_the_radius() -> None:
+    """Where nothing moves, what is known of the image counts: half of what its norm would give, with half of ReLU."""
+    model = dense_net(0, (64, 300, 300, 3), bias=0.1)
+    certifier = Certifier(model, "float32")
+    images = images_of(model, 5).float()
+    _, _, _, *exact = certifier._run(images)
+    error, _ = certifier._in_ball.at(exact)
+    still = torch.zeros(5, dtype=torch.float64)
+    constant, slope = certifier._in_ball.over_ball(exact, still)
+    assert (constant >= error).all()
+    assert (constant < 1.01 * error).all()
+    assert slope > 0
+    blind = [size.clone() for size in exact]
+    for part, size in zip(certifier._in_ball.parts, blind, strict=False):
+        assert (size[:, 1] < part.absolute * size[:, 0] * (1 - 1e-9)).all()
+        size[:, 1] = part.absolute * size[:, 0]
+    by_norms, same_slope = certifier._in_ball.over_ball(blind, still)
+    assert (by_norms > 1.2 * constant).all()
+    assert same_slope == slope
+
+
+@given(st.integers(0, 10**6), st.floats(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_sizes_of_what_is_near_are_bounded_by_what_they_grow_to(seed: int, distance: float) -> None:
+    model = dense_net(seed % 7, (9, 8, 6, 3))
+    rounding = network_rounding(model.steps, without_scales(model.steps), FLOAT32)
+    for index, part in enumerate(rounding.parts):
+        h, step = randn(1, part.moduli.shape[0], seed=seed), randn(1, part.moduli.shape[0], seed=seed + 1)
+        step = step * (distance / step.norm())
+        exact = torch.stack([h.norm(), (h.abs() @ part.moduli).norm()])
+        assert (part.moduli >= 0).all()
+        assert ((exact <= part.sizes(h)) & (part.sizes(h) <= exact * (1 + 1e-6))).all()
+        moved = torch.full([1], distance * (1 + 1e-12), dtype=torch.float64)
+        assert (part.sizes(h + step) <= rounding._grown(index, part.sizes(h), moved) * (1 + 1e-8)).all()
 
 
 # Operators
@@ -149,6 +191,7 @@ def operators() -> dict[str, Operator]:
     return {
         "dense": Dense(randn(4, 9)),
         "wide dense": Dense(randn(2, 300)),
+        "dense in parts": Dense(randn(3, 1536)),
         "pointwise": Pointwise(randn(3, 2), (4, 5)),
         "circulant": Circulant(spectrum, (6, 4)),
         "circulant of odd size": Circulant(odd, (5, 7)),
@@ -248,6 +291,52 @@ def test_modulus_norm_of_zeros_and_extremes(rows: list[list[float]]) -> None:
     matrix = torch.tensor(rows, dtype=torch.float64)
     assert modulus_norm(matrix) >= max(abs(value) for row in rows for value in row)
     assert modulus_norm(matrix) <= 1.001 * max(abs(value) for row in rows for value in row) + 1e-300
+
+
+class InnerSizes(TorchDispatchMode):
+    """The number of products in the longest sum of any product of matrices that is executed."""
+
+    longest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func._schema.name
+        if name in ("aten::mm", "aten::bmm", "aten::matmul"):
+            self.longest = max(self.longest, args[0].shape[-1])
+        elif name in ("aten::addmm", "aten::baddbmm"):
+            self.longest = max(self.longest, args[1].shape[-1])
+        elif name == "aten::sum":
+            self.longest = max(self.longest, args[0].shape[args[1][0]])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("features", [1, 100, 256, 257, 384, 512, 784, 1021, 3136, 4096])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_folded_matrix_rounds_no_more_often_than_is_counted(features: int, bias: bool) -> None:
+    operator = Dense(randn(3, features))
+    module = operator.to_module(randn(3) if bias else None)
+    x = randn(2, features, seed=1)
+    with InnerSizes() as seen, torch.no_grad():
+        y = module(x)
+    assert torch.allclose(y, operator.apply(x, module.bias), rtol=0, atol=1e-11)
+    parts = features // sum_length(features)
+    assert parts * sum_length(features) == features
+    assert seen.longest == sum_length(features)
+    assert seen.longest + parts == operator.roundings
+    if features in (384, 512, 784, 3136, 4096):
+        assert operator.roundings <= 300
+
+
+@pytest.mark.parametrize("name", operators())
+def test_roundings_are_those_of_the_modules(name: str) -> None:
+    """No module sums more products than its operator says, nor the operator more than it or its transpose has."""
+    operator = operators()[name]
+    with InnerSizes() as seen, torch.no_grad():
+        operator.to_module(None)(randn(2, *operator.in_shape))
+    if "circulant" in name:  # the transforms are products, too, and counted by themselves
+        transforms = 2 * max(operator.out_shape[1:])
+        assert seen.longest <= max(operator.roundings, transforms)
+    else:
+        assert seen.longest <= operator.roundings
 
 
 # Networks

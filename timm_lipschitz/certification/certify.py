@@ -177,12 +177,14 @@ class Certifier:
         )
 
     def _run(self, images: Tensor) -> list[Tensor]:
-        """Float64 logits and those executed, a bound of the former's error, and norms of what enters each segment."""
-        x = images.to(torch.float64)
-        inputs = [norms(x)]
+        """Float64 logits and those executed, a bound of the former's error, and sizes of what enters each segment."""
+        x = weighted = images.to(torch.float64)
+        inputs = []
         for segment, part in zip(self._segments, self._at_image.parts, strict=True):
+            inputs.append(part.sizes(weighted))
             x = segment(x)
-            inputs.append(part.weighted_norms(x))
+            weighted = part.weighted(x)
+        inputs.append(torch.stack([norms(weighted), torch.zeros_like(weighted[:, 0])], dim=1))
         error, exact = self._at_image.at(inputs)
         executed = x if self._float32 is None else self._float32(images.to(torch.float32)).to(torch.float64)
         return [x, executed, error, *exact]

@@ -15,14 +15,17 @@ is gone: ``Psi_k W_k Psi_{k-1}^-1 = 2 B_k A_{k-1}^T``, moduli included, and ``w 
 
 1. Locally, for the input that g itself hands on, segment k is off by
    ``d_k <= c_k ||Psi_{k-1} h_{k-1}|| + gamma_n ||Psi_k b_k||``. c_k counts the products taken while folding
-   (`product_error`) and the execution (`Operator.rounding`).
+   (`product_error`) and the execution (`Operator.rounding`). A matrix executes within ``gamma_n |W| |h|``, entry by
+   entry: where h is known, ``gamma_n || |W| |h| ||`` is what it adds, half of ``gamma_n || |W| || ||h||`` where ReLU
+   leaves half of the entries.
 2. An activation is off by a few units of its own output (`ACTIVATION_ERRORS`).
 3. Replace the segments of g by those of f, one after the other: the error of each reaches the logits through the rest
    of f, whose Lipschitz constant is a product of layers' bounds next to 1, not of matrix norms next to 2. ``||g - f||
    <= sum_k (||sqrt2 A_k|| prod_{j > k} ||[A_j B_j]||^2) d_k``; two logits together are off by sqrt2 of that at most.
 
 At one image the norms are those of the activations that were computed. Over a ball of radius r they grow by at most the
-constant of the layers before times r, so that the bound is affine in r: ``a + b r``, b the same for all images.
+constant of the layers before times r (``|| |W| |h| ||`` by ``|| |W| ||`` times that), so that the bound is affine in r:
+``a + b r``, b the same for all images.
 
 **Assumed**: additions and products rounded to nearest, with or without fused multiply-adds, sums in any order, and no
 fast multiplication: no TF32, no Winograd or FFT convolutions in float32 (cuDNN's, NNPACK's), no Strassen; subnormal
@@ -33,13 +36,13 @@ bound, an error of `ASSERTED_ERROR` is assumed.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..layers import Bounded, Sandwich, Step
-from ..layers.operators import gamma, product_error
+from ..layers.operators import Dense, gamma, modulus_norm, product_error
 from ..layers.segments import Segment, segments
 from .bounds import step_bound
 
@@ -74,6 +77,7 @@ SOFTPLUS_STEP = 2.07e-9
 # What a module with an asserted bound may be off by in float64, of its bound times its input's norm and of its output's
 # norm: as the bound, nothing that could be checked.
 ASSERTED_ERROR = 1e-9
+ASSERTED = {"constant": 0.0, "active_relative": ASSERTED_ERROR, "active_constant": 0.0, "growth": 1.0, "offset": 1.0}
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class SegmentRounding:
         between: Lipschitz constant of f from behind the segment before to the layer in which this one ends.
         enter: from there to the weighted v_k; ``leave`` from the weighted h_k to behind the layer; ``whole``: of it.
         before: from the image to the weighted v_k.
+        moduli: ``|W|^T``, without Psi, of a segment that executes as one matrix, or None.
+        summation: ``gamma_n``, of ``|| |W| |h| ||``; ``relative`` is then without it.
+        absolute: ``|| |W| ||``.
     """
 
     weight: Tensor | None
@@ -102,12 +109,23 @@ class SegmentRounding:
     leave: float
     whole: float
     before: float
+    moduli: Tensor | None = None
+    summation: float = 0.0
+    absolute: float = 0.0
 
-    def weighted_norms(self, h: Tensor) -> Tensor:
-        """``||Psi h||`` (B,) of activations (B, C, ...), rounded up."""
-        if self.weight is not None:
-            h = h * self.weight.reshape(-1, *[1] * (h.dim() - 2))
-        return norms(h)
+    def weighted(self, h: Tensor) -> Tensor:
+        """``Psi h`` of this segment's activations (B, C, ...)."""
+        return h if self.weight is None else h * self.weight.reshape(-1, *[1] * (h.dim() - 2))
+
+    def sizes(self, h: Tensor) -> Tensor:
+        """``||h||`` and ``|| |W| |h| ||`` (B, 2) of the segment's weighted input, rounded up; 0 without a matrix."""
+        norm = norms(h)
+        through = torch.zeros_like(norm) if self.moduli is None else norms(h.flatten(1).abs() @ self.moduli)
+        return torch.stack([norm, torch.minimum(through, self.absolute * norm)], dim=1)
+
+    def executed(self, sizes: Tensor) -> Tensor:
+        """``d_k`` (B,) without its constant part, for inputs of these ``sizes``."""
+        return self.relative * sizes[:, 0] + self.summation * sizes[:, 1]
 
 
 def norms(x: Tensor) -> Tensor:
@@ -125,29 +143,29 @@ class NetworkRounding:
     def at(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Bounds at images, from what was computed there.
 
-        ``inputs`` are the weighted norms (B,) of the inputs of all segments, and of the logits at last. Returns the
-        bound of ``||g(x) - f(x)||`` (B,), infinite where a value might overflow; and a bound of the weighted norm of
+        ``inputs`` are the `SegmentRounding.sizes` (B, 2) of the inputs of all segments, and of the logits at last.
+        Returns the bound of ``||g(x) - f(x)||`` (B,), infinite where a value might overflow; and bounds of the sizes of
         what f itself hands to each segment.
         """
-        carried = torch.zeros_like(inputs[0])  # ||g - f|| behind the layer in which a segment ends
+        carried = torch.zeros_like(inputs[0][:, 0])  # ||g - f|| behind the layer in which a segment ends
         exact = [inputs[0]]
-        fits = torch.ones_like(inputs[0], dtype=torch.bool)
-        for part, (into, out) in zip(self.parts, pairwise(inputs), strict=True):
-            local = part.relative * into + part.constant
-            local = local + part.active_relative * out * 1.1 + part.active_constant
-            exact.append(out + part.enter * part.between * carried + local)
+        fits = torch.ones_like(carried, dtype=torch.bool)
+        for index, (part, into, out) in enumerate(zip(self.parts, inputs, inputs[1:], strict=False)):
+            local = part.executed(into) + part.constant
+            local = local + part.active_relative * out[:, 0] * 1.1 + part.active_constant
+            exact.append(self._grown(index + 1, out, part.enter * part.between * carried + local))
             carried = part.whole * part.between * carried + part.leave * local
-            fits &= part.growth * (into + part.offset) < self.precision.limit
+            fits &= part.growth * (into[:, 0] + part.offset) < self.precision.limit
         return torch.where(fits, carried * (1 + 1e-9), torch.inf), exact
 
     def over_ball(self, exact: Sequence[Tensor], largest_radius: Tensor) -> tuple[Tensor, float]:
         """``(a, b)``: ``||g(x') - f(x')|| <= a + b r`` for all ``||x' - x|| <= r <= largest_radius``; a (B,).
 
-        ``exact`` are the norms that `at` returns. a is infinite where a value might overflow.
+        ``exact`` are the sizes that `at` returns. a is infinite where a value might overflow.
         """
-        zero = [torch.zeros(1, dtype=torch.float64) for _ in exact]
+        zero = [torch.zeros(1, 2, dtype=torch.float64) for _ in exact]
         a, at_image = self._propagate(exact, 0.0, 1.0)
-        b, slopes = self._propagate(zero, 1.0, 0.0)  # the bound is linear in norms, radius and constants together
+        b, slopes = self._propagate(zero, 1.0, 0.0)  # the bound is linear in sizes, radius and constants together
         fits = torch.ones_like(a, dtype=torch.bool)
         for part, norm, slope in zip(self.parts, at_image, slopes, strict=True):
             largest = norm + slope.to(norm.device) * largest_radius + part.offset
@@ -155,17 +173,22 @@ class NetworkRounding:
         return torch.where(fits, a * (1 + 1e-9), torch.inf), float(b) * (1 + 1e-9)
 
     def _propagate(self, exact: Sequence[Tensor], radius: float, one: float) -> tuple[Tensor, list[Tensor]]:
-        carried = torch.zeros_like(exact[0])
-        executed = exact[0] + radius  # the weighted norm of what g hands on
+        carried = torch.zeros_like(exact[0][:, 0])
+        executed = self._grown(0, exact[0], carried + radius)  # the sizes of what g hands on
         found = []
-        for part, norm in zip(self.parts, exact[1:], strict=True):
-            found.append(executed)
-            local = part.relative * executed + part.constant * one
-            executed = norm + part.before * radius + part.enter * part.between * carried + local
-            active = part.active_relative * executed + part.active_constant * one
-            executed = executed + active
+        for index, (part, out) in enumerate(zip(self.parts, exact[1:], strict=True)):
+            found.append(executed[:, 0])
+            local = part.executed(executed) + part.constant * one
+            moved = part.before * radius + part.enter * part.between * carried + local
+            active = part.active_relative * (out[:, 0] + moved) + part.active_constant * one
+            executed = self._grown(index + 1, out, moved + active)
             carried = part.whole * part.between * carried + part.leave * (local + active)
         return carried, found
+
+    def _grown(self, index: int, sizes: Tensor, distance: Tensor) -> Tensor:
+        """Bounds of the sizes of all inputs of a segment that lie within ``distance`` (B,) of one with ``sizes``."""
+        absolute = self.parts[index].absolute if index < len(self.parts) else 0.0
+        return sizes + torch.stack([distance, absolute * distance], dim=1)
 
 
 def without_scales(steps: Sequence[Step]) -> list[Segment]:
@@ -178,6 +201,7 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
     bounds = [step_bound(step) for step in steps]
     parts: list[SegmentRounding] = []
     start, link, weight = 0, 1.0, None  # what the segment before left behind
+    local: dict[str, Any]
     for segment in plain:
         step = steps[segment.step]
         whole = bounds[segment.step] if segment.step >= start else 1.0  # the A^T of the step before may stand alone
@@ -189,27 +213,36 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
         if segment.inside and isinstance(step, Sandwich) and step.log_scale is not None:
             own_weight = torch.exp(step.log_scale)
         if isinstance(step, Bounded) and segment.module is not None:
-            local = (ASSERTED_ERROR * step.bound, 0.0, ASSERTED_ERROR, 0.0, 1.0, 1.0)
+            local = {**ASSERTED, "relative": ASSERTED_ERROR * step.bound}
         else:
             local = _local(segment, link * between * enter, precision, weight, own_weight)
-        parts.append(SegmentRounding(own_weight, *local, between, enter, leave, whole, before))
+        local |= {"between": between, "enter": enter, "leave": leave, "whole": whole, "before": before}
+        parts.append(SegmentRounding(own_weight, **local))
         start, link, weight = segment.step + 1, leave, own_weight
     return NetworkRounding(precision, tuple(parts))
 
 
 def _local(
     segment: Segment, norm: float, precision: Precision, before: Tensor | None, behind: Tensor | None
-) -> tuple[float, float, float, float, float, float]:
-    """The first six constants of a `SegmentRounding`; Psi is not in the segment's factors, and ``norm`` bounds them.
+) -> dict[str, Any]:
+    """A `SegmentRounding`'s own constants by name; Psi is not in the segment's factors, and ``norm`` bounds them.
 
     ``before`` and ``behind`` are the diagonals of Psi of its input and its output.
     """
     unit, operators = precision.unit, segment.operators
     execution, size = 0.0, 1.0
-    for operator in operators:
-        one = norm if len(operators) == 1 else operator.norm_bound()
-        execution = one * execution + operator.rounding(unit, one) * (size + execution)
-        size *= one
+    by_entry: dict[str, Any] = {}
+    if len(operators) == 1 and isinstance(operator := operators[0], Dense):
+        by_entry = {
+            "moduli": operator.matrix.abs().mT,
+            "summation": gamma(operator.roundings + 2, unit) * (1 + 1e-6),
+            "absolute": modulus_norm(operator.matrix),
+        }
+    else:
+        for operator in operators:
+            one = norm if len(operators) == 1 else operator.norm_bound()
+            execution = one * execution + operator.rounding(unit, one) * (size + execution)
+            size *= one
     folding = product_error(segment.factors)
     channels, *image = operators[-1].out_shape
     psi = torch.ones(channels, dtype=torch.float64) if behind is None else behind.cpu()
@@ -218,15 +251,21 @@ def _local(
     pixels = math.sqrt(math.prod(image)) * (1 + 1e-9)
     bias = 0.0 if segment.bias is None else pixels * float((psi * segment.bias.cpu()).norm())
     terms = sum(operator.terms for operator in operators) + 64
+    added = operators[-1].roundings + 4  # to the bias, which may come first in every sum
     entries = math.prod(operators[0].in_shape) + math.prod(operators[-1].out_shape)
     moduli = math.prod(1 + factor.absolute_norm() for factor in segment.factors)
     tiny = precision.tiny * largest * entries
-    # weights in float64 differ from the exact ones by `folding`: so do their moduli, of which gamma <= 1/2 is taken
-    relative = (execution + 2 * folding) * (1 + 1e-6) + tiny / smallest_before
-    constant = gamma(terms, unit) * bias + tiny * terms * moduli
     active_relative, active_absolute = ACTIVATION_ERRORS.get(segment.activation or "identity", (0.0, 0.0))
     step = SOFTPLUS_STEP if segment.activation == "softplus" else 0.0
     active_constant = (active_absolute * unit + step) * pixels * float(psi.norm()) + (tiny if active_relative else 0.0)
-    # sums of all entries, weights with their scales, transforms that are not normalised
-    growth = moduli * entries * largest / (smallest * smallest_before)
-    return relative, constant, active_relative * unit, active_constant, growth, bias + 1.0
+    return {
+        # weights in float64 differ from the exact ones by `folding`: so do their moduli, of which gamma <= 1/2 is taken
+        "relative": (execution + 2 * folding) * (1 + 1e-6) + tiny / smallest_before,
+        "constant": gamma(added, unit) * bias + tiny * terms * moduli,
+        "active_relative": active_relative * unit,
+        "active_constant": active_constant,
+        # sums of all entries, weights with their scales, transforms that are not normalised
+        "growth": moduli * entries * largest / (smallest * smallest_before),
+        "offset": bias + 1.0,
+        **by_entry,
+    }

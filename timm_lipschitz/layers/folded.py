@@ -20,23 +20,44 @@ __all__ = [
     "FoldedPooling",
     "FoldedScaling",
     "SpaceToDepth2d",
+    "sum_length",
 ]
+
+LONGEST_SUM = 256  # shorter ones take longer, batches of one image first
+SHORTEST_SUM = 64
 
 
 def _parameter(value: Tensor | None) -> nn.Parameter | None:
     return None if value is None else nn.Parameter(value.detach().clone(memory_format=torch.contiguous_format))
 
 
+def sum_length(features: int) -> int:
+    """How many products `FoldedDense` sums at a time: a divisor of ``features``, or all of them where none fits."""
+    fitting = (length for length in range(LONGEST_SUM, SHORTEST_SUM - 1, -1) if features % length == 0)
+    return features if features <= LONGEST_SUM else next(fitting, features)
+
+
 class FoldedDense(nn.Module):
-    """``W x + b`` on features, or on images flattened: (B, ...) -> (B, q)."""
+    """``W x + b`` on features, or on images flattened: (B, ...) -> (B, q).
+
+    Wide ones are products of parts of ``x``, added at last: a sum of m sums of k products rounds k + m times in a row
+    at most, in whatever order libraries take them, and not m k times. Float32 certificates are as much better.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
         self.bias = _parameter(bias)
+        self.parts = weight.shape[1] // sum_length(weight.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(flatten_samples(x), self.weight, self.bias)
+        x = flatten_samples(x)
+        if self.parts == 1:
+            return F.linear(x, self.weight, self.bias)
+        x = x.unflatten(1, [self.parts, -1]).transpose(0, 1)  # (B, m k) -> (m, B, k)
+        weight = self.weight.unflatten(1, [self.parts, -1]).permute(1, 2, 0)  # (q, m k) -> (m, k, q)
+        y = torch.bmm(x, weight).sum(dim=0)
+        return y if self.bias is None else y + self.bias
 
 
 class FoldedPointwise(nn.Module):

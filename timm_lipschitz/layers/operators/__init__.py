@@ -14,7 +14,7 @@ from .pointwise import Pointwise
 from .pooling import Pooling
 from .product import multiply, product_error
 from .rearrangement import Flattening, SpaceToDepth
-from .rounding import gamma
+from .rounding import gamma, modulus_norm
 from .scaling import Scaling
 from .spectral import convolution_bound, power_of_two, spectral_bound
 from .strided import StridedConvolution
@@ -35,6 +35,7 @@ __all__ = [
     "StridedConvolution",
     "convolution_bound",
     "gamma",
+    "modulus_norm",
     "multiply",
     "power_of_two",
     "product_error",

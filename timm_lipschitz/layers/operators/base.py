@@ -47,6 +47,11 @@ class Operator(ABC):
     def terms(self) -> int:
         """The most products that one output sums, of the operator or of its transpose."""
 
+    @property
+    def roundings(self) -> int:
+        """How often the products of one output round in a row, at most, as `to_module` adds them up."""
+        return self.terms
+
     @abstractmethod
     def absolute_norm(self) -> float:
         """An upper bound of the norm of the operator whose entries are the moduli of this one's.
@@ -56,7 +61,7 @@ class Operator(ABC):
 
     def rounding(self, unit: float, norm: float) -> float:
         """A bound of ``||fl(W x) - W x|| / ||x||``; ``norm`` is an upper bound of ``||W||``."""
-        return gamma(self.terms + 2, unit) * self.absolute_norm()
+        return gamma(self.roundings + 2, unit) * self.absolute_norm()
 
     def product_rounding(self, norm: float) -> float:
         """What products with this operator in float64 are off by beyond the sums of products of real entries.

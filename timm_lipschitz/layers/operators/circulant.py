@@ -60,6 +60,10 @@ class Circulant(MatrixOperator):
     def terms(self) -> int:
         return 2 * max(self.spectrum.shape[1:])  # a complex number is two
 
+    @property
+    def roundings(self) -> int:
+        return 2 * self.spectrum.shape[2]
+
     def absolute_norm(self) -> float:
         return modulus_norm(self.spectrum.real.abs() + self.spectrum.imag.abs())  # of the block form
 
@@ -69,7 +73,11 @@ class Circulant(MatrixOperator):
         In coordinates that make the transforms isometries, errors e_i of the transforms and e of the product add up to
         ``(norm + e) prod (1 + e_i) - norm``.
         """
-        product = gamma(self.terms + 3, unit) * self.absolute_norm()
+        return self.rounding_of(unit, norm, self.roundings)
+
+    def rounding_of(self, unit: float, norm: float, roundings: int) -> float:
+        """`rounding`, where the product at each frequency rounds that often in a row."""
+        product = gamma(roundings + 3, unit) * self.absolute_norm()
         growth = math.fsum(math.log1p(error) for error in _transform_errors(*self.size, unit))
         return norm * math.expm1(growth) + product * math.exp(growth)
 
@@ -80,7 +88,11 @@ class Circulant(MatrixOperator):
         subsampling mixes and turns (3, 32 terms); and what the spectrum says twice, at (0, v) and (0, -v), but not the
         same twice.
         """
-        return self.rounding(UNIT, norm) + 12 * gamma(self.terms + 32, UNIT) * self.absolute_norm() + self._asymmetry()
+        return (
+            self.rounding_of(UNIT, norm, self.terms)
+            + 12 * gamma(self.terms + 32, UNIT) * self.absolute_norm()
+            + self._asymmetry()
+        )
 
     def _asymmetry(self) -> float:
         """The most that the response at real frequencies differs from the conjugate at their mirror image.
@@ -229,8 +241,12 @@ class StridedCirculant(Operator):
     def absolute_norm(self) -> float:
         return self.convolution.absolute_norm()
 
+    @property
+    def roundings(self) -> int:
+        return self.convolution.spectrum.shape[2] + 1  # even and odd columns apart, half the channels each
+
     def rounding(self, unit: float, norm: float) -> float:
-        return self.convolution.rounding(unit, norm)
+        return self.convolution.rounding_of(unit, norm, self.roundings)
 
     def then(self, outer: Operator) -> list[Operator]:
         product = self.convolution.then(outer)

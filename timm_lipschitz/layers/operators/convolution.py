@@ -66,6 +66,10 @@ class Convolution(MatrixOperator):
     def terms(self) -> int:
         return max(self.kernel.shape[:2]) * self.kernel.shape[2] * self.kernel.shape[3]
 
+    @property
+    def roundings(self) -> int:
+        return self.kernel[0].numel()
+
     def absolute_norm(self) -> float:
         return modulus_norm(self.kernel.abs().sum(dim=(2, 3)))  # a kernel without negative taps: most at frequency 0
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInputError
-from ..folded import FoldedDense
+from ..folded import FoldedDense, sum_length
 from ..layout import flatten_samples
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rounding import gamma, modulus_norm
@@ -57,12 +57,17 @@ class Dense(MatrixOperator):
     def terms(self) -> int:
         return max(self.matrix.shape)
 
+    @property
+    def roundings(self) -> int:
+        features = self.matrix.shape[1]
+        return sum_length(features) + features // sum_length(features)
+
     def absolute_norm(self) -> float:
         # the Frobenius norm: products may apply the other operator to each row (`after`)
         return float(torch.linalg.matrix_norm(self.matrix)) * (1 + 1e-9)
 
     def rounding(self, unit: float, norm: float) -> float:
-        return gamma(self.matrix.shape[1] + 2, unit) * modulus_norm(self.matrix)
+        return gamma(self.roundings + 2, unit) * modulus_norm(self.matrix)
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Dense):

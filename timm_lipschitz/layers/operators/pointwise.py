@@ -55,6 +55,10 @@ class Pointwise(MatrixOperator):
     def terms(self) -> int:
         return max(self.matrix.shape)
 
+    @property
+    def roundings(self) -> int:
+        return self.matrix.shape[1]
+
     def absolute_norm(self) -> float:
         return modulus_norm(self.matrix)
 

@@ -64,6 +64,10 @@ class StridedConvolution(Operator):
     def terms(self) -> int:
         return max(self.kernel.shape[:2]) * self.kernel.shape[2] * self.kernel.shape[3]
 
+    @property
+    def roundings(self) -> int:
+        return self.kernel[0].numel()
+
     def absolute_norm(self) -> float:
         return modulus_norm(self._unstrided().abs().sum(dim=(2, 3)))
 
