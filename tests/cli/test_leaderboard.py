@@ -31,6 +31,21 @@ def test_add_build_and_check(run_dir: Path, tmp_path: Path) -> None:
     assert checked.stdout == f"1 entry in {tmp_path / 'boards'}, all in order\n"
 
 
+def test_check_names_what_is_taken_on_trust(tmp_path: Path) -> None:
+    run = sample_run()
+    assert run.record.certification is not None
+    certification = run.record.certification.model_copy(update={"asserted": ("2 (Half: 0.5)",)})
+    record = run.record.model_copy(update={"certification": certification})
+    write_run(tmp_path / "run", record, run.images, run.attacks, run.run_info)
+    board = ("--dir", tmp_path / "boards")
+    for words in (["add", tmp_path / "run"], ["build"]):
+        call("leaderboard", *words, *board)
+    result = call("leaderboard", "check", *board)
+
+    assert result.exit_code == 0
+    assert f"{record.dataset.name}/{record.id}: asserted, not proved: 2 (Half: 0.5)" in result.stdout
+
+
 def test_check_says_what_is_wrong(run_dir: Path, tmp_path: Path) -> None:
     board = ("--dir", tmp_path / "boards")
     call("leaderboard", "add", run_dir, *board)

@@ -48,6 +48,8 @@ def print_run(run: "Run") -> None:
                 *((f"certified at {f.threat_model}", f.certified) for f in results.threat_models),
             ]
         )
+        for module in record.certification.asserted:
+            output().print(f"asserted, not proved: the bound of {module}", markup=False)
     if record.attacked is not None:
         output().print(f"\nattacked: the first {record.attacked.count:,} of them; a proved image needs no attack\n")
         _print_attacks([figures for figures in results.threat_models if figures.attacks])

@@ -64,13 +64,17 @@ def check(leaderboards: DirOption = Path("leaderboards")) -> None:
     """Check every entry, and that the tables are up to date.
 
     Schema, hashes, figures, and certified <= attacked <= clean for every image.
+    Entries whose certificates rest on a bound that somebody asserts are named.
 
     Examples:
       timm-lipschitz leaderboard check
     """
+    from ..leaderboard import asserted_entries
     from ..leaderboard import check as check_entries
 
     count = check_entries(leaderboards)
+    for entry, modules in asserted_entries(leaderboards).items():
+        typer.echo(f"{entry}: asserted, not proved: {'; '.join(modules)}")
     typer.echo(f"{count} {'entry' if count == 1 else 'entries'} in {leaderboards}, all in order")
 
 

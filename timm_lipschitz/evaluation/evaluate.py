@@ -40,7 +40,7 @@ from ..threat_model import ThreatModel
 from ._ranks import Ranks
 from .attacking import Attacker
 from .estimate import Estimate, estimate
-from .merging import merge_attacks, merge_certified
+from .merging import merge_attacks, merge_bounds, merge_certified
 from .plan import Plan, make_plan
 from .run_folder import RunFolder
 from .subject import Subject, as_loaded
@@ -321,6 +321,8 @@ class _Work:
             margin=tuple(found.margin.tolist()),
             radius=tuple(found.radius.tolist()),
             correct=tuple(found.correct.tolist()),
+            lipschitz=found.lipschitz,
+            asserted=found.asserted,
         )
         self.folder.write(unit.name, chunk)
         self._own_seconds += chunk.seconds
@@ -388,6 +390,7 @@ class _Work:
         write_record(
             self.folder,
             merge_attacks(manifest, images, pairs, chunks),
+            merge_bounds(certified),
             "partial" if partial else "complete",
             clock=self.clock,
             seconds=seconds,

@@ -25,7 +25,7 @@ from ..threat_model import ThreatModel
 
 _COUNTS = ("corrected", "discarded", "forwards", "queries")  # of every attack at every threat model
 
-__all__ = ["Verdicts", "merge_attacks", "merge_certified"]
+__all__ = ["NetworkBounds", "Verdicts", "merge_attacks", "merge_bounds", "merge_certified"]
 
 
 def merge_certified(chunks: Sequence[CertifiedChunk]) -> ImageTable:
@@ -42,6 +42,20 @@ def merge_certified(chunks: Sequence[CertifiedChunk]) -> ImageTable:
         radius=column("radius", np.float64),
         correct=column("correct", np.bool_),
     )
+
+
+@dataclass(frozen=True)
+class NetworkBounds:
+    """What the certificates of a run rest on; ``lipschitz`` is None where there are none."""
+
+    lipschitz: float | None
+    asserted: tuple[str, ...]
+
+
+def merge_bounds(chunks: Sequence[CertifiedChunk]) -> NetworkBounds:
+    """The largest bound that any certificate rests on: machines that share a run may round it differently."""
+    bounds = [chunk.lipschitz for chunk in chunks if chunk.lipschitz is not None]
+    return NetworkBounds(max(bounds, default=None), tuple(dict.fromkeys(m for chunk in chunks for m in chunk.asserted)))
 
 
 @dataclass(frozen=True)

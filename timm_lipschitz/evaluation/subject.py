@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ..certification import certify
+from ..certification.certify import Certifier
 from ..errors import InvalidInputError, NonFiniteError
 from ..folding import explicit_steps, fold, fold_steps, input_shape
 from ..models.loading import LoadedModel
@@ -42,17 +42,26 @@ def as_loaded(model: nn.Module | LoadedModel | Callable[[Tensor], Tensor]) -> Lo
 
 @dataclass(frozen=True)
 class CleanAndCertified:
-    """Columns of the table of images for B images, on the CPU: int64, float64 and bool tensors (B,)."""
+    """Columns of the table of images for B images, on the CPU: int64, float64 and bool tensors (B,).
+
+    ``lipschitz`` is the bound that the radii rest on, pixels to logits, None without certificates; ``asserted`` the
+    modules whose part of it is somebody's word.
+    """
 
     prediction: Tensor
     margin: Tensor
     radius: Tensor
     correct: Tensor
+    lipschitz: float | None = None
+    asserted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation, in eval mode on ``device``. ``certifiable``: whether it has a known Lipschitz bound."""
+    """A model under evaluation, in eval mode on ``device``. ``certifiable``: whether it has a known Lipschitz bound.
+
+    What is derived from its weights is made once: they must not change meanwhile.
+    """
 
     model: nn.Module
     device: torch.device
@@ -66,6 +75,11 @@ class Subject:
         """What the attacks run: the folded network in float32, or the model itself where it cannot be folded."""
         return fold(self.model).float().to(self.device).requires_grad_(False) if self.certifiable else self.model
 
+    @cached_property
+    def certifier(self) -> Certifier:
+        """The bound of the network and what else its certificates share."""
+        return Certifier(self.model)
+
     @torch.no_grad()
     def certify(
         self, images: Tensor, labels: Tensor, batch_size: int, progress: Callable[[int, int], None] | None
@@ -76,15 +90,13 @@ class Subject:
         logits that are NaN or infinite.
         """
         if self.certifiable:
-            found = certify(self.model, images, labels, batch_size=batch_size, progress=progress)
-            prediction, margin, radius = found.prediction, found.margin, found.radius
-        else:
-            logits = self._logits(images, batch_size, progress)
-            prediction = logits.argmax(dim=1)
-            own = torch.nn.functional.one_hot(labels.cpu(), logits.shape[1]).bool()
-            margin = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
-            radius = torch.zeros_like(margin)
-        return CleanAndCertified(prediction, margin, radius, margin > 0)
+            found = self.certifier(images, labels, batch_size=batch_size, progress=progress)
+            columns = (found.prediction, found.margin, found.radius, found.margin > 0)
+            return CleanAndCertified(*columns, found.lipschitz, found.asserted)
+        logits = self._logits(images, batch_size, progress)
+        own = torch.nn.functional.one_hot(labels.cpu(), logits.shape[1]).bool()
+        margin = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
+        return CleanAndCertified(logits.argmax(dim=1), margin, torch.zeros_like(margin), margin > 0)
 
     def _logits(self, images: Tensor, batch_size: int, progress: Callable[[int, int], None] | None) -> Tensor:
         logits = []

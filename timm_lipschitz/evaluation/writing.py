@@ -30,7 +30,7 @@ from ..records import (
     write_run,
 )
 from ..threat_model import ThreatModel
-from .merging import Verdicts
+from .merging import NetworkBounds, Verdicts
 from .plan import Plan
 from .run_folder import RunFolder
 
@@ -97,6 +97,7 @@ def make_manifest(
 def write_record(
     folder: RunFolder,
     verdicts: Verdicts,
+    bounds: NetworkBounds,
     status: Literal["complete", "partial"],
     *,
     clock: RunClock,
@@ -114,10 +115,12 @@ def write_record(
     evaluated = manifest.dataset.evaluated.count
     record = make_record(
         record_id=manifest.id,
-        model=manifest.model,
+        model=manifest.model.model_copy(update={"lipschitz_rigorous": bounds.lipschitz}),
         dataset=manifest.dataset,
         certification=(
-            CertificationInfo(arithmetic=manifest.arithmetic, images=evaluated, lowered=verdicts.lowered)
+            CertificationInfo(
+                arithmetic=manifest.arithmetic, images=evaluated, lowered=verdicts.lowered, asserted=bounds.asserted
+            )
             if manifest.arithmetic is not None
             else None
         ),

@@ -1,8 +1,8 @@
 """Leaderboards: entries on disk, their ranked tables in Markdown and CSV, and a static page of runs."""
 
 from timm_lipschitz.leaderboard.entries import add
-from timm_lipschitz.leaderboard.generate import build, check
+from timm_lipschitz.leaderboard.generate import asserted_entries, build, check
 from timm_lipschitz.leaderboard.page import render_page
 from timm_lipschitz.leaderboard.ranking import primary_threat_model
 
-__all__ = ["add", "build", "check", "primary_threat_model", "render_page"]
+__all__ = ["add", "asserted_entries", "build", "check", "primary_threat_model", "render_page"]

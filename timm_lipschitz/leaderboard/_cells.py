@@ -30,8 +30,10 @@ def attack_names(record: Record) -> str:
 
 
 def certificate_name(record: Record) -> str:
-    """What the certificate speaks about, or ``none``."""
-    return record.certification.arithmetic if record.certification else "none"
+    """What the certificate speaks about, and whether it rests on somebody's word; or ``none``."""
+    if record.certification is None:
+        return "none"
+    return record.certification.arithmetic + (", asserted" if record.certification.asserted else "")
 
 
 def images_cell(record: Record) -> str:

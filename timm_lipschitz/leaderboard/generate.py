@@ -50,6 +50,21 @@ def check(leaderboards_dir: Path | str) -> int:
     return entries
 
 
+def asserted_entries(leaderboards_dir: Path | str) -> dict[str, tuple[str, ...]]:
+    """The entries whose certificates rest on bounds that somebody asserts: ``dataset/id`` -> those modules.
+
+    Raises `RecordError` as `check`.
+    """
+    root = Path(leaderboards_dir)
+    found: dict[str, tuple[str, ...]] = {}
+    for dataset in dataset_names(root):
+        for record_id in record_ids(root, dataset):
+            certification = load_entry(root, dataset, record_id).run.record.certification
+            if certification is not None and certification.asserted:
+                found[f"{dataset}/{record_id}"] = certification.asserted
+    return found
+
+
 def _tables(root: Path, dataset: str) -> dict[Path, bytes]:
     entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
     board = rank(dataset, entries)

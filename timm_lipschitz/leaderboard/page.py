@@ -172,8 +172,11 @@ def _detail(run: Run, name: str) -> _Detail:
         ("Machine", f"{hardware.processor}, {hardware.threads} threads" + _accelerator(hardware.accelerator)),
         ("Date", f"{info.started} to {info.finished}"),
     ]
+    asserted = record.certification.asserted if record.certification else ()
+    if asserted:
+        facts.insert(2, ("Asserted, not proved", "; ".join(asserted)))
     if model.lipschitz_rigorous is not None:
-        facts.insert(1, ("Rigorous bound", str(model.lipschitz_rigorous)))
+        facts.insert(1, ("Bound, asserted in part" if asserted else "Rigorous bound", str(model.lipschitz_rigorous)))
     return _Detail(
         name, tuple((one_line(label), one_line(text)) for label, text in facts), one_line(shlex.join(info.command))
     )

@@ -13,7 +13,17 @@ from pydantic import Field, model_validator
 from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.records._files import read_regular_file, write_atomic
 from timm_lipschitz.records._json import from_json, to_json
-from timm_lipschitz.records.schema import Count, Name, SchemaVersion, SettingsMap, Sha256, StrictModel, ThreatModelText
+from timm_lipschitz.records.schema import (
+    Bound,
+    Count,
+    Name,
+    SchemaVersion,
+    SettingsMap,
+    Sha256,
+    StrictModel,
+    Text,
+    ThreatModelText,
+)
 
 _MAX_BYTES = 256 << 20
 Distance = Annotated[float, Field(ge=0)]
@@ -43,9 +53,16 @@ class _Chunk(StrictModel):
 
 
 class CertifiedChunk(_Chunk):
-    """Clean predictions and certified radii of some images: columns of the table of images."""
+    """Clean predictions and certified radii of some images: columns of the table of images.
+
+    Attributes:
+        lipschitz: the bound that the radii rest on, pixels to logits; None for a model without certificates.
+        asserted: the modules whose part of it is somebody's word.
+    """
 
     kind: Literal["certified"] = "certified"
+    lipschitz: Bound | None
+    asserted: tuple[Text, ...]
     label: tuple[Count, ...]
     prediction: tuple[Count, ...]
     margin: tuple[float, ...]

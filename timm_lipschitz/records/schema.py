@@ -62,6 +62,7 @@ Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Bound = Annotated[float, Field(ge=0)]
 Scalar = bool | int | float | Text | None
 SettingsMap = Annotated[dict[Name, Scalar | tuple[Scalar, ...]], AfterValidator(_sorted_keys)]
 VersionMap = Annotated[dict[Name, Text], AfterValidator(_sorted_keys)]
@@ -117,7 +118,8 @@ class ModelInfo(StrictModel):
         input_size: channels, height, width.
         lipschitz: nominal L2 bound, pixels to logits (to the last hidden layer for a last-layer-normalised head); None
             for a model without one.
-        lipschitz_rigorous: bound proved for the stored weights, rounding counted; None where it was not computed.
+        lipschitz_rigorous: bound of the stored weights, pixels to logits, rounding counted: what the certificates rest
+            on; None without certificates. Proved but for the modules that the certification names as asserted.
         weights_sha256: hash of the weights.
     """
 
@@ -127,7 +129,7 @@ class ModelInfo(StrictModel):
     input_size: tuple[PositiveCount, PositiveCount, PositiveCount]
     num_classes: Annotated[int, Field(ge=2)]
     lipschitz: PositiveFloat | None
-    lipschitz_rigorous: PositiveFloat | None = None
+    lipschitz_rigorous: Bound | None = None
     weights_sha256: Sha256
 
     @property
@@ -170,11 +172,14 @@ class CertificationInfo(StrictModel):
         images: number of images that went through certification.
         lowered: number of images whose radius was lowered to the distance of a point inside it that the float32
             network, but not the float64 one, takes for adversarial.
+        asserted: modules whose bound is somebody's word, registered and not measured, as ``name (Class: bound)``; the
+            certificates are as true as these. None of this package's layers is ever among them.
     """
 
     arithmetic: Arithmetic
     images: PositiveCount
     lowered: Count = 0
+    asserted: tuple[Text, ...] = ()
 
 
 class AttackSettings(StrictModel):

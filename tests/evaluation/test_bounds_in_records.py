@@ -1,0 +1,113 @@
+"""What the certificates of a run rest on, in its record: the measured bound, and the modules taken on trust."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation.small_runs import Plain, labelled_as_predicted, sandwich
+from leaderboard.boards import add_run
+from records.sample_runs import sample_run
+from torch import nn
+
+from timm_lipschitz.certification import certify
+from timm_lipschitz.certification.certify import Certifier
+from timm_lipschitz.cli._results import print_run
+from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.evaluation.merging import NetworkBounds, merge_bounds
+from timm_lipschitz.layers import (
+    ContractionHead,
+    Flatten,
+    LipschitzSequential,
+    SandwichLinear,
+    register_bound,
+    registered,
+)
+from timm_lipschitz.leaderboard import asserted_entries, build, render_page
+from timm_lipschitz.records import CertifiedChunk
+
+
+class Half(nn.Module):
+    """A layer whose bound is registered: half of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    monkeypatch.setattr(registered, "_RULES", {})
+    register_bound(Half, lambda module, in_shape: 0.5)
+    torch.manual_seed(0)
+    return LipschitzSequential(
+        Flatten(), SandwichLinear(36, 8), Half(), ContractionHead(8, 3), in_shape=(1, 6, 6)
+    ).eval()
+
+
+def test_a_record_holds_the_bound_that_its_radii_rest_on(tmp_path: Path) -> None:
+    model = sandwich()
+    images = labelled_as_predicted(model, count=30)
+    run = evaluate(model, images, ["l2:0.1"], run_dir=tmp_path, batch_size=2)  # several chunks
+    assert run.record.model.lipschitz_rigorous == certify(model, images.pixels(range(2))).lipschitz
+    assert run.record.model.lipschitz_rigorous != run.record.model.lipschitz
+    assert run.record.certification is not None
+    assert run.record.certification.asserted == ()
+
+
+def test_a_run_measures_the_bound_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+    original = Certifier.__init__
+
+    def counting(self: Certifier, model: nn.Module, *arguments: object) -> None:
+        made.append(model)
+        original(self, model, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Certifier, "__init__", counting)
+    evaluate(sandwich(), labelled_as_predicted(sandwich(), count=30), ["l2:0.1"], run_dir=tmp_path, batch_size=2)
+    assert len(list((tmp_path / "chunks").iterdir())) == 4
+    assert len(made) == 1
+
+
+def test_no_bound_without_certificates(tmp_path: Path) -> None:
+    run = evaluate(Plain(), labelled_as_predicted(Plain()), ["l2:0.1"], run_dir=tmp_path)
+    assert run.record.model.lipschitz_rigorous is None
+
+
+def chunk(lipschitz: float | None, *asserted: str) -> CertifiedChunk:
+    columns = {"label": (0,), "prediction": (0,), "margin": (1.0,), "radius": (0.5,), "correct": (True,)}
+    return CertifiedChunk(
+        schema_version=1,
+        run="0" * 64,
+        number=0,
+        index=(0,),
+        seconds=0.0,
+        lipschitz=lipschitz,
+        asserted=asserted,
+        **columns,  # type: ignore[arg-type]
+    )
+
+
+def test_the_largest_bound_of_the_chunks_counts() -> None:
+    assert merge_bounds([chunk(1.5, "a"), chunk(1.25, "a"), chunk(1.75, "b")]) == NetworkBounds(1.75, ("a", "b"))
+    assert merge_bounds([chunk(None)]) == NetworkBounds(None, ())
+
+
+def test_asserted_modules_are_shown_wherever_the_certificate_is(
+    trusted: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = evaluate(trusted, labelled_as_predicted(trusted), ["l2:0.1"], run_dir=tmp_path / "run", record_id="on-trust")
+    module = "2 (Half: 0.5)"
+    assert run.record.certification is not None
+    assert run.record.certification.asserted == (module,)
+    print_run(run)
+    assert f"asserted, not proved: the bound of {module}" in capsys.readouterr().out
+    page = render_page([run])
+    assert "Asserted, not proved" in page
+    assert module in page
+    assert "Rigorous bound" not in page
+
+    boards = tmp_path / "boards"
+    add_run(tmp_path, boards, sample_run())
+    add_run(tmp_path, boards, run)  # type: ignore[arg-type]
+    assert asserted_entries(boards) == {"noise/on-trust": (module,)}
+    build(boards)
+    assert "| real, asserted |" in (boards / "noise" / "README.md").read_text()
