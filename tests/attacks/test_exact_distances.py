@@ -9,7 +9,13 @@ from timm_lipschitz.threat_model import NORMS, ThreatModel
 
 # Three attacks are for images of three channels, see test_catalogue.
 CASES = [(norm, name) for norm in NORMS for name in attack_names(norm) if name not in THREE_CHANNELS]
-REACHES = {"autoattack": 1.0, "fab": 1.02, "cw": 1.02, "deepfool": 1.03}  # of the exact distance, at most
+REACHES = {
+    "autoattack": 1.0,
+    "fab": 1.02,
+    "cw": 1.02,
+    "deepfool": 1.03,
+    "bisection": 1.01,
+}  # of the exact distance, at most
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +52,10 @@ def test_succeeds_exactly_where_eps_exceeds_the_distance(name):
         assert (result.distance > threat_model.radius).any()  # kept, but no success
 
 
-@pytest.mark.parametrize(("norm", "name"), [case for case in CASES if case[1] != "square"])  # random: promises nothing
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [case for case in CASES if case[1] != "square" and CATALOGUE[case[1]].kind != "l0"],  # promise nothing
+)
 def test_large_radius_breaks_an_image(norm, name):
     model, images = Linear(5), grey_images(3, seed=1)
     labels = predicted(model, images)

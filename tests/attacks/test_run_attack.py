@@ -26,8 +26,8 @@ def setting(count=5, num_classes=10):
 def test_every_attack_runs_with_few_classes_or_says_why_not(norm, name, num_classes, few_steps):
     model, images, labels = setting(3, num_classes)
     threat_model = ThreatModel.parse(f"{norm}:0.05")
-    if name == "apgdt" and num_classes < 4:
-        with pytest.raises(AttackError, match="apgdt needs 4 classes"):
+    if name in ("apgdt", "torchattacks-autoattack-10step") and num_classes < 4:
+        with pytest.raises(AttackError, match=f"{name} needs 4 classes"):
             run_attack(model, images, labels, threat_model, name, seed=0)
         return
     result = run_attack(model, images, labels, threat_model, name, seed=0)
@@ -178,22 +178,24 @@ def test_settings_say_what_ran():
 
 def test_unknown_attack_lists_the_choices():
     model, images, labels = setting()
-    with pytest.raises(AttackError, match=r"unknown attack 'pgd-l2': choose from autoattack, pgdl2, .* for l2"):
+    with pytest.raises(
+        AttackError, match=r"unknown attack 'pgd-l2': choose from autoattack, bisection, pgdl2, .* for l2"
+    ):
         run_attack(model, images, labels, L2, "pgd-l2", seed=0)
 
 
 @pytest.mark.parametrize("attack", ["fgsm", CATALOGUE["fgsm"]])
 def test_attack_for_another_norm_lists_the_choices(attack):
     model, images, labels = setting()
-    with pytest.raises(AttackError, match="'fgsm' is for linf, not l2: choose from autoattack, pgdl2"):
+    with pytest.raises(AttackError, match="'fgsm' is for linf, not l2: choose from autoattack, bisection, pgdl2"):
         run_attack(model, images, labels, L2, attack, seed=0)
 
 
 def test_names_by_norm():
-    assert attack_names("l1") == ("autoattack", "eadl1", "eaden")
-    assert {"autoattack", "pgdl2", "cw", "deepfool", "apgd", "apgdt", "fab", "square", "eaden"} == set(
-        attack_names("l2")
-    )
+    l0 = {"onepixel", "pixle", "sparsefool", "jsma"}
+    assert set(attack_names("l1")) == {"autoattack", "eadl1", "eaden", *l0}
+    both = {"autoattack", "bisection", "apgd", "apgdt", "fab", "square", "torchattacks-autoattack-10step"}
+    assert set(attack_names("l2")) == {"pgdl2", "cw", "deepfool", "eaden", *both, *l0}
     assert {"autoattack", "fgsm", "pgd", "mifgsm", "apgd", "apgdt", "fab", "square"} < set(attack_names("linf"))
     assert not {"pgdl2", "cw", "deepfool"} & set(attack_names("linf"))
     assert set(attack_names()) == set(CATALOGUE)

@@ -6,7 +6,7 @@
 
 from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
 from timm_lipschitz.attacks._loop import Progress
-from timm_lipschitz.attacks._plan import Kind, NamedAttack, Plan, Problem, SubAttack, longest_forwards
+from timm_lipschitz.attacks._plan import Cost, Kind, NamedAttack, Plan, Problem, SubAttack, longest_costs
 from timm_lipschitz.attacks._seeding import stable_seed
 from timm_lipschitz.attacks.catalogue import ATTACK_SETS, CATALOGUE, attack_names, expand_sets, find_attack
 from timm_lipschitz.attacks.interface import AttackResult, run_attack
@@ -16,6 +16,7 @@ __all__ = [
     "ATTACK_SETS",
     "CATALOGUE",
     "AttackResult",
+    "Cost",
     "Kind",
     "NamedAttack",
     "Plan",
@@ -28,7 +29,7 @@ __all__ = [
     "find_attack",
     "frozen_for_attack",
     "full_float32",
-    "longest_forwards",
+    "longest_costs",
     "project_to_ball",
     "run_attack",
     "stable_seed",

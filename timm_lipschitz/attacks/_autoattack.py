@@ -55,7 +55,7 @@ def plan_autoattack(problem: Problem) -> Plan:
     Raises:
         AttackError: neither distribution of AutoAttack is installed, or one of an unknown version.
     """
-    library = _find_library()
+    library = find_library()
     notes: list[str] = []
     sub_attacks = [
         _apgd_ce(library, problem),
@@ -75,7 +75,8 @@ class _Library:
         return importlib.import_module(f"{self.name}.{name}")
 
 
-def _find_library() -> _Library:
+def find_library() -> _Library:
+    """The distribution of AutoAttack that is installed. Raises `AttackError` as `plan_autoattack`."""
     if importlib.util.find_spec("pyautoattack") is not None:
         version = _version("pyautoattack")
         if re.fullmatch(r"0\.2(\..*)?", version) is None:
@@ -125,11 +126,11 @@ def _apgd(
     }
     if targets is None:
         settings = {**common, "loss": loss}
-        return _sub_attack(library, problem, name, "autopgd_base", "APGDAttack", settings, logger=_LibraryLogger())
+        return _sub_attack(library, problem, name, "autopgd_base", "APGDAttack", settings, logger=LibraryLogger())
     settings = {**common, "n_target_classes": targets}
     shown = {"loss": loss}  # fixed by the class
     return _sub_attack(
-        library, problem, name, "autopgd_base", "APGDAttack_targeted", settings, shown, logger=_LibraryLogger()
+        library, problem, name, "autopgd_base", "APGDAttack_targeted", settings, shown, logger=LibraryLogger()
     )
 
 
@@ -188,7 +189,7 @@ def _sub_attack(
     return SubAttack(name, {"class": class_name, **settings, **(shown or {})}, start)
 
 
-class _LibraryLogger:
+class LibraryLogger:
     """Where APGD reports points without gradient: a method of either distribution's logger, sent to ``logging``."""
 
     def warning(self, message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final, TypeAlias
@@ -15,13 +16,14 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from timm_lipschitz.attacks._plan import Kind, NamedAttack, Perturb, Plan, Problem, Setting, SubAttack
+from timm_lipschitz.attacks._plan import Cost, Kind, NamedAttack, Perturb, Plan, Problem, Setting, SubAttack
 from timm_lipschitz.attacks._square import P_INIT, square_obstacle, square_window
 from timm_lipschitz.errors import AttackError
-from timm_lipschitz.threat_model import Norm
+from timm_lipschitz.threat_model import NORMS, Norm
 
 Options: TypeAlias = dict[str, Setting]
 Construct: TypeAlias = Callable[[nn.Module, Options], Any]
+CostOf: TypeAlias = Callable[[Problem, Options], Cost]
 
 _LIBRARY: Final = "torchattacks"
 _LIBRARY_NORMS: Final[dict[Norm, str]] = {"l2": "L2", "linf": "Linf"}
@@ -40,6 +42,14 @@ _CW_STEPS: Final = 200
 _CW_LEARNING_RATE: Final = 0.1
 _CW_BOX: Final = 0.999
 
+_AUTOATTACK_STEPS: Final = 10  # fixed by torchattacks' AutoAttack
+_POPULATION: Final = 400  # of OnePixel, as its authors have it (Su et al. 2019)
+_PIXLE_RESTARTS: Final = 20
+_PIXLE_PATCHES: Final = 10
+_SPARSEFOOL_STEPS: Final = 10
+_JSMA_SHARE: Final = 0.1  # of the pixels that it may change
+_JSMA_MOST_PIXELS: Final = 64 * 64  # it builds several matrices of pixels times pixels
+
 
 def _torchattacks_row(
     name: str,
@@ -48,20 +58,27 @@ def _torchattacks_row(
     class_name: str,
     options: Callable[[Problem], Options | Sequence[Options]],
     construct: Construct | None = None,
+    cost: CostOf | None = None,
 ) -> NamedAttack:
-    """A row that runs ``class_name`` once with each of the ``options``; ``construct`` replaces its constructor."""
+    """A row that runs ``class_name`` once with each of the ``options``.
+
+    ``construct`` replaces its constructor; ``cost`` is given where the names of the options do not tell it.
+    """
 
     def build(problem: Problem) -> Plan:
         version = _installed_version()
         several = options(problem)
         runs = [several] if isinstance(several, dict) else several
-        sub_attacks = tuple(_sub_attack(name, class_name, run, construct) for run in runs)
-        return Plan(_LIBRARY, version, sub_attacks)
+        costs = [None if cost is None else cost(problem, run) for run in runs]
+        sub_attacks = (_sub_attack(name, class_name, *each, construct) for each in zip(runs, costs, strict=True))
+        return Plan(_LIBRARY, version, tuple(sub_attacks))
 
     return NamedAttack(name, norms, kind, build)
 
 
-def _sub_attack(name: str, class_name: str, options: Options, construct: Construct | None) -> SubAttack:
+def _sub_attack(
+    name: str, class_name: str, options: Options, cost: Cost | None, construct: Construct | None
+) -> SubAttack:
     def start(model: nn.Module, device: torch.device) -> Perturb:
         if construct is not None:
             attack = construct(model, options)
@@ -69,14 +86,15 @@ def _sub_attack(name: str, class_name: str, options: Options, construct: Constru
             attack = getattr(importlib.import_module(_LIBRARY), class_name)(model, **options)
 
         def perturb(images: Tensor, labels: Tensor, seed: int) -> Tensor:
-            if hasattr(attack, "seed"):  # APGD, APGDT, FAB and Square seed torch themselves
-                attack.seed = seed
+            for part in (attack, *getattr(getattr(attack, "_autoattack", None), "attacks", ())):
+                if hasattr(part, "seed"):  # APGD, APGDT, FAB and Square seed torch themselves
+                    part.seed = seed
             with torch.enable_grad():  # the library relies on the caller's gradient mode
                 return attack(images, labels)
 
         return perturb
 
-    return SubAttack(name, {"class": class_name, **options}, start)
+    return SubAttack(name, {"class": class_name, **options}, start, cost)
 
 
 def _installed_version() -> str:
@@ -119,6 +137,10 @@ def _ffgsm(problem: Problem) -> Options:
 
 def _spsa(problem: Problem) -> Options:
     return {"eps": problem.threat_model.radius, "delta": 0.01, "lr": 0.01, "nb_iter": _STEPS, "nb_sample": 128}
+
+
+def _spsa_cost(problem: Problem, options: Options) -> Cost:
+    return Cost(2 * int(options["nb_iter"]) * int(options["nb_sample"]))  # fewer calls, each of many samples
 
 
 def _three_channels(name: str, options: Callable[[Problem], Options]) -> Callable[[Problem], Options]:
@@ -190,6 +212,71 @@ def _cw(problem: Problem) -> list[Options]:
     ]
 
 
+def _autoattack_10step(problem: Problem) -> Options:
+    if problem.num_classes < 4:
+        raise AttackError(
+            "torchattacks-autoattack-10step needs 4 classes for its loss (targeted DLR), the model has "
+            f"{problem.num_classes}: use autoattack, which is adapted to fewer."
+        )
+    return {**_square(problem), "steps": _AUTOATTACK_STEPS, "n_classes": problem.num_classes}
+
+
+def _autoattack_10step_cost(problem: Problem, options: Options) -> Cost:
+    steps, targets = _AUTOATTACK_STEPS + 2, problem.num_classes - 1
+    return Cost(steps + steps * targets + 2 * steps * targets + int(options["n_queries"]) + 5)
+
+
+def _onepixel(problem: Problem) -> Options:
+    return {"pixels": 1, "steps": _STEPS, "popsize": _POPULATION, "inf_batch": problem.batch_size}
+
+
+def _onepixel_cost(problem: Problem, options: Options) -> Cost:
+    population, at_once = int(options["popsize"]), int(options["inf_batch"])
+    calls = -(-population // at_once) + 1  # a generation, and a look at its best
+    return Cost((_STEPS + 2) * calls, at_once=min(population, at_once))
+
+
+def _pixle(problem: Problem) -> Options:
+    _, height, width = problem.image_shape
+    if height != width:
+        raise AttackError(
+            f"pixle takes rows for columns, so images must be square, not {height}x{width}: use onepixel or sparsefool."
+        )
+    return {"restarts": _PIXLE_RESTARTS, "max_iterations": _PIXLE_PATCHES}
+
+
+def _pixle_cost(problem: Problem, options: Options) -> Cost:
+    return Cost(2 * int(options["restarts"]) * int(options["max_iterations"]) + 1, at_once=1)
+
+
+def _sparsefool(problem: Problem) -> Options:
+    return {"steps": _SPARSEFOOL_STEPS, "lam": 3, "overshoot": 0.02, "deepfool_steps": _STEPS}
+
+
+def _sparsefool_cost(problem: Problem, options: Options) -> Cost:
+    calls = int(options["steps"]) * (int(options["deepfool_steps"]) + 2)
+    return Cost(calls, at_once=1, gradients=problem.num_classes)
+
+
+def _deepfool_cost(problem: Problem, options: Options) -> Cost:
+    return Cost(int(options["steps"]), at_once=1, gradients=problem.num_classes)
+
+
+def _jsma(problem: Problem) -> Options:
+    pixels = math.prod(problem.image_shape)
+    if pixels > _JSMA_MOST_PIXELS:
+        raise AttackError(
+            f"jsma compares all pairs of an image's {pixels} values, at most {_JSMA_MOST_PIXELS} fit into memory: use "
+            "sparsefool or onepixel."
+        )
+    return {"theta": 1.0, "gamma": _JSMA_SHARE, "target": "runner-up"}
+
+
+def _jsma_cost(problem: Problem, options: Options) -> Cost:
+    rounds = math.ceil(math.prod(problem.image_shape) * float(options["gamma"]) / 2)
+    return Cost(2 * rounds + 2, at_once=1, gradients=problem.num_classes)
+
+
 def _norm_and_eps(problem: Problem) -> Options:
     return {"norm": _LIBRARY_NORMS[problem.threat_model.norm], "eps": problem.threat_model.radius}
 
@@ -224,6 +311,37 @@ def _construct_cw(model: nn.Module, options: Options) -> Any:
     return attack
 
 
+def _construct_autoattack(model: nn.Module, options: Options) -> Any:
+    """Torchattacks' AutoAttack; its seeds are set before each batch, and not from the clock."""
+    attack = importlib.import_module(_LIBRARY).AutoAttack(
+        model, norm=options["norm"], eps=options["eps"], n_classes=options["n_classes"], seed=0
+    )
+    *_, square = attack._autoattack.attacks
+    square.n_queries = options["n_queries"]
+    return attack
+
+
+def _construct_sparsefool(model: nn.Module, options: Options) -> Any:
+    attack = importlib.import_module(_LIBRARY).SparseFool(
+        model, steps=options["steps"], lam=options["lam"], overshoot=options["overshoot"]
+    )
+    attack.deepfool.steps = options["deepfool_steps"]
+    return attack
+
+
+def _construct_jsma(model: nn.Module, options: Options) -> Any:
+    """JSMA towards the class with the second largest logit; by default it takes the next of ten classes."""
+
+    def runner_up(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = model(images)
+        return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+
+    attack = importlib.import_module(_LIBRARY).JSMA(model, theta=options["theta"], gamma=options["gamma"])
+    attack.set_mode_targeted_by_function(runner_up, quiet=True)
+    return attack
+
+
 def _construct_ead(class_name: str) -> Construct:
     """EADL1 or EADEN on positive logits: they leave out the label's logit as CW does."""
 
@@ -253,14 +371,27 @@ TORCHATTACKS: Final = (
     _torchattacks_row("tifgsm", ("linf",), "fixed-eps", "TIFGSM", _three_channels("tifgsm", _stepped(decay=0.0))),
     _torchattacks_row("pifgsm", ("linf",), "fixed-eps", "PIFGSM", _three_channels("pifgsm", _patchwise)),
     _torchattacks_row("pifgsmpp", ("linf",), "fixed-eps", "PIFGSMPP", _three_channels("pifgsmpp", _patchwise)),
-    _torchattacks_row("spsa", ("linf",), "fixed-eps", "SPSA", _spsa),
+    _torchattacks_row("spsa", ("linf",), "fixed-eps", "SPSA", _spsa, cost=_spsa_cost),
     _torchattacks_row("pgdl2", ("l2",), "fixed-eps", "PGDL2", _pgd),
     _torchattacks_row("apgd", ("l2", "linf"), "fixed-eps", "APGD", _apgd),
     _torchattacks_row("apgdt", ("l2", "linf"), "fixed-eps", "APGDT", _apgdt),
     _torchattacks_row("square", ("l2", "linf"), "fixed-eps", "Square", _square),
     _torchattacks_row("fab", ("l2", "linf"), "minimal-norm", "FAB", _fab),
     _torchattacks_row("cw", ("l2",), "minimal-norm", "CW", _cw, _construct_cw),
-    _torchattacks_row("deepfool", ("l2",), "minimal-norm", "DeepFool", _deepfool),
+    _torchattacks_row("deepfool", ("l2",), "minimal-norm", "DeepFool", _deepfool, cost=_deepfool_cost),
     _torchattacks_row("eadl1", ("l1",), "minimal-norm", "EADL1", _ead, _construct_ead("EADL1")),
     _torchattacks_row("eaden", ("l1", "l2"), "minimal-norm", "EADEN", _ead, _construct_ead("EADEN")),
+    _torchattacks_row("onepixel", NORMS, "l0", "OnePixel", _onepixel, cost=_onepixel_cost),
+    _torchattacks_row("pixle", NORMS, "l0", "Pixle", _pixle, cost=_pixle_cost),
+    _torchattacks_row("sparsefool", NORMS, "l0", "SparseFool", _sparsefool, _construct_sparsefool, _sparsefool_cost),
+    _torchattacks_row("jsma", NORMS, "l0", "JSMA", _jsma, _construct_jsma, _jsma_cost),
+    _torchattacks_row(
+        "torchattacks-autoattack-10step",
+        ("l2", "linf"),
+        "fixed-eps",
+        "AutoAttack",
+        _autoattack_10step,
+        _construct_autoattack,
+        _autoattack_10step_cost,
+    ),
 )

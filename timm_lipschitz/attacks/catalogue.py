@@ -6,16 +6,17 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from timm_lipschitz.attacks._autoattack import plan_autoattack
+from timm_lipschitz.attacks._bisection import BISECTION
 from timm_lipschitz.attacks._plan import NamedAttack
 from timm_lipschitz.attacks._torchattacks import TORCHATTACKS
 from timm_lipschitz.errors import AttackError
 from timm_lipschitz.threat_model import NORMS, Norm
 
-_ROWS: Final = (NamedAttack("autoattack", NORMS, "fixed-eps", plan_autoattack), *TORCHATTACKS)
+_ROWS: Final = (NamedAttack("autoattack", NORMS, "fixed-eps", plan_autoattack), BISECTION, *TORCHATTACKS)
 
 CATALOGUE: Final[dict[str, NamedAttack]] = {row.name: row for row in _ROWS}
 
-# Names for several attacks; "all" is every attack of the norms.
+# Names for several attacks. Two more depend on the norms: "minimal-norm" is every attack of that kind, "all" every one.
 ATTACK_SETS: Final[dict[str, tuple[str, ...]]] = {
     "l2-quick": ("pgdl2", "apgd"),
     "l2-strong": ("autoattack", "apgdt", "fab", "cw", "deepfool"),
@@ -30,6 +31,8 @@ _REFUSED: Final[dict[str, str]] = {
     "pgdrsl2": "it attacks the vote of a model over noisy copies of an image, not the model",
     "vanila": "it returns the images as they are",
     "gn": "it adds noise at random: no search",
+    "multiattack": "it runs several attacks, as --attack does when it is repeated",
+    "lgv": "it attacks copies of the model that it trains further, to transfer to another one",
 }
 
 
@@ -41,16 +44,16 @@ def attack_names(norm: Norm | None = None) -> tuple[str, ...]:
 def expand_sets(names: Sequence[str], norms: Collection[Norm]) -> tuple[str, ...]:
     """``names`` with each set (``l2-quick``, ..., ``all``) replaced by its attacks, each once, in their order.
 
-    ``all`` is every attack that knows all of ``norms``.
+    ``minimal-norm`` and ``all`` are those attacks of theirs that know all of ``norms``.
     """
-    expanded: list[str] = []
-    for name in names:
-        if name == "all":
-            expanded += [row.name for row in _ROWS if set(norms) <= set(row.norms)]
-        else:
-            expanded += ATTACK_SETS.get(name, (name,))
-    from_sets = [name for name in names if name == "all" or name in ATTACK_SETS]
-    return tuple(dict.fromkeys(expanded)) if from_sets else tuple(expanded)
+    fitting = [row for row in _ROWS if set(norms) <= set(row.norms)]
+    sets = {
+        **ATTACK_SETS,
+        "minimal-norm": tuple(row.name for row in fitting if row.kind == "minimal-norm"),
+        "all": tuple(row.name for row in fitting),
+    }
+    expanded = [attack for name in names for attack in sets.get(name, (name,))]
+    return tuple(dict.fromkeys(expanded)) if any(name in sets for name in names) else tuple(expanded)
 
 
 def find_attack(name: str, norm: Norm) -> NamedAttack:

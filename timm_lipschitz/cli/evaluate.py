@@ -39,8 +39,8 @@ def evaluate(
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="autoattack, one of torchattacks (pgdl2, fab, cw, ...) or a set: l2-quick, l2-strong, linf-strong, "
-            "all; may be repeated.",
+            help="autoattack, bisection, one of torchattacks (pgdl2, fab, cw, ...) or a set: l2-quick, l2-strong, "
+            "linf-strong, minimal-norm, all; may be repeated.",
             show_default="none: certify only",
         ),
     ] = None,
@@ -63,6 +63,13 @@ def evaluate(
         int,
         typer.Option("--audit", min=0, metavar="N", help="At each eps, attack so many certified images too."),
     ] = 0,
+    every_image: Annotated[
+        bool,
+        typer.Option(
+            "--every-image",
+            help="bisection and minimal-norm attacks look for the closest point of certified images too.",
+        ),
+    ] = False,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Certify, say what would be attacked and how long at most; write nothing.")
     ] = False,
@@ -135,6 +142,7 @@ def evaluate(
                     limit=limit,
                     attack_limit=attack_limit,
                     audit=audit,
+                    every_image=every_image,
                     seed=seed,
                     batch_size=batch_size,
                     device=where,
@@ -155,6 +163,7 @@ def evaluate(
             run_dir=folder,
             resume=resume,
             audit=audit,
+            every_image=every_image,
             limit=limit,
             attack_limit=attack_limit,
             seed=seed,

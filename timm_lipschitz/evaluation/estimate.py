@@ -5,6 +5,7 @@ settings. So the bound is: batches, times forwards of an image that stands, time
 a batch. Images that break early, and early forwards without a gradient, make the run shorter.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attacks import Problem, find_attack, longest_forwards
+from ..attacks import Problem, find_attack, longest_costs
 from ..data import ImageDataset
 from ..records import ImageTable, Manifest
 from ..threat_model import ThreatModel
@@ -58,20 +59,22 @@ def estimate(manifest: Manifest, subject: Subject, data: ImageDataset, images: I
         threat_model = ThreatModel.parse(text)
         problem = Problem(threat_model, manifest.model.num_classes, manifest.model.input_size, manifest.batch_size)
         for attack in manifest.attacks:
-            per_image = longest_forwards(find_attack(attack, threat_model.norm).build(problem))
+            costs = longest_costs(find_attack(attack, threat_model.norm).build(problem))
             mine = [unit for unit in units if unit.attack == attack and unit.threat_model == threat_model]
-            total = 0.0
-            for unit in mine:
-                size = len(unit.indices)
+            if not mine and any(unit.answers_for(threat_model, attack) for unit in units):
+                continue
+            total, forwards = 0.0, 0
+            for unit, cost in itertools.product(mine, costs):
+                loops, size = (1, len(unit.indices)) if cost.at_once is None else (len(unit.indices), cost.at_once)
                 if size not in seconds_of:
-                    seconds_of[size], memory = _measure(subject, data.pixels(unit.indices.tolist()), memory)
-                total += per_image * seconds_of[size]
+                    rows = itertools.islice(itertools.cycle(unit.indices.tolist()), size)
+                    seconds_of[size], memory = _measure(subject, data.pixels(list(rows)), memory)
+                total += loops * cost.forwards * cost.gradients * seconds_of[size]
+                forwards += loops * cost.forwards * size
             count = sum(len(unit.indices) for unit in mine)
             correct = int(images.correct[: manifest.attacked.count].sum()) if manifest.attacked else 0
             undecided = sum(len(unit.indices) for unit in mine if not unit.audit)
-            stages.append(
-                StageEstimate(f"{attack} at {threat_model}", correct - undecided, count, per_image * count, total)
-            )
+            stages.append(StageEstimate(f"{attack} at {threat_model}", correct - undecided, count, forwards, total))
     return Estimate(tuple(stages), memory)
 
 

@@ -68,6 +68,7 @@ def evaluate(
     attack_limit: int | None = None,
     attack_at: Sequence[str | ThreatModel] | None = None,
     audit: int = 0,
+    every_image: bool = False,
     seed: int = 0,
     batch_size: int = 250,
     device: str | torch.device | None = None,
@@ -88,11 +89,14 @@ def evaluate(
         threat_models: certified accuracy is reported at each, e.g. ``"l2:36/255"``.
         attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat
             models), from the smallest eps up, on the first ``attack_limit`` images (default: all). An image broken at
-            one eps counts as broken at every eps that reaches the point, in the same norm.
+            one eps counts as broken at every eps that reaches the point, in the same norm. Attacks that look for the
+            closest point whatever eps is (``"minimal-norm"``, ``"bisection"``) run once a norm: with the radius, the
+            distance that they find encloses an image's robust radius.
         limit: take the first so many images (default: all).
         attack_limit: attack only the first so many of them (default: all).
         attack_at: the threat models to attack (default: all).
         audit: at each threat model, attack so many certified images all the same: those with the smallest radii.
+        every_image: the attacks that look for the closest point do so on all certified images too.
         run_dir: a folder that holds no run yet, or with ``resume`` this one.
         resume: go on with the run in ``run_dir``; where there is none, start it.
         seed: of the run; every chunk of ``batch_size`` attacked images has a seed of its own, derived from it.
@@ -117,7 +121,7 @@ def evaluate(
     clock = RunClock()
     ranks = Ranks.of_environment()
     out = Path(run_dir)
-    counts = (limit, attack_limit, audit)
+    counts = (limit, attack_limit, audit, every_image)
     setup = _Setup.checked(
         model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, record_id
     )
@@ -140,6 +144,7 @@ def dry_run(
     attack_limit: int | None = None,
     attack_at: Sequence[str | ThreatModel] | None = None,
     audit: int = 0,
+    every_image: bool = False,
     seed: int = 0,
     batch_size: int = 250,
     device: str | torch.device | None = None,
@@ -149,7 +154,7 @@ def dry_run(
 
     Raises as `evaluate` before its first attack.
     """
-    counts = (limit, attack_limit, audit)
+    counts = (limit, attack_limit, audit, every_image)
     setup = _Setup.checked(model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, None)
     with setup.ready() as manifest:
         subject, data = setup.subject(), setup.data
@@ -176,6 +181,7 @@ class _Setup:
     evaluated: Selection
     attacked: Selection
     audit: int
+    every_image: bool
     seed: int
     batch_size: int
     device: torch.device
@@ -192,6 +198,7 @@ class _Setup:
         limit: int | None,
         attack_limit: int | None,
         audit: int,
+        every_image: bool,
         seed: int,
         batch_size: int,
         device: str | torch.device | None,
@@ -207,12 +214,17 @@ class _Setup:
         ):
             if value is not None and value < least:
                 raise InvalidInputError(f"{name} must be at least {least}, not {value!r}")
+        if every_image and plan.knows_eps:
+            raise InvalidInputError(
+                "every_image is for attacks that look for the closest point, and there is none: add 'bisection' or "
+                "'minimal-norm'"
+            )
         evaluated = Selection.first(len(dataset) if limit is None else limit, len(dataset))
         attacked = Selection.first(min(attack_limit or evaluated.count, evaluated.count), len(dataset))
         if num_classes := getattr(loaded.model, "num_classes", None):
             check_classes(int(num_classes), dataset)
         where = torch.device(device) if device is not None else _default_device(Ranks.of_environment())
-        return cls(loaded, dataset, plan, evaluated, attacked, audit, seed, batch_size, where, record_id)
+        return cls(loaded, dataset, plan, evaluated, attacked, audit, every_image, seed, batch_size, where, record_id)
 
     @property
     def data(self) -> ImageDataset:
@@ -233,6 +245,7 @@ class _Setup:
                 evaluated=self.evaluated,
                 attacked=self.attacked,
                 audit=self.audit,
+                every_image=self.every_image,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 device=self.device,
@@ -377,14 +390,18 @@ class _Work:
         manifest = self.folder.manifest
         pairs = [(ThreatModel.parse(text), attack) for text in manifest.attack_at for attack in manifest.attacks]
         if partial:
-            open_stages = {unit.stage for unit in units if not self.folder.has(unit.name)}
-            pairs = [(at, attack) for at, attack in pairs if f"{attack} at {at}" not in open_stages]
+            left = [unit for unit in units if not self.folder.has(unit.name)]
+            pairs = [pair for pair in pairs if not any(unit.answers_for(*pair) for unit in left)]
             if not pairs:
                 return
         stages = {f"{attack} at {at}" for at, attack in pairs}
-        chunks = [self.folder.read(unit.name, AttackedChunk) for unit in units if unit.stage in stages]
+        ran = [unit for unit in units if unit.stage in stages]
+        chunks = [self.folder.read(unit.name, AttackedChunk) for unit in ran]
         certified = [self.folder.read(unit.name, CertifiedChunk) for unit in certify_units(manifest)]
-        seconds = {"certify": sum(chunk.seconds for chunk in certified), **dict.fromkeys(sorted(stages), 0.0)}
+        seconds = {
+            "certify": sum(chunk.seconds for chunk in certified),
+            **dict.fromkeys(sorted({unit.stage for unit in ran}), 0.0),
+        }
         for chunk in chunks:
             seconds[f"{chunk.attack} at {chunk.threat_model}"] += chunk.seconds
         write_record(

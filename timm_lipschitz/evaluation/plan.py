@@ -21,6 +21,11 @@ class Plan:
     attack_at: tuple[ThreatModel, ...]
     attacks: tuple[str, ...]
 
+    @property
+    def knows_eps(self) -> bool:
+        """Whether eps steers every attack; one that looks for the closest point does not know it."""
+        return all(find_attack(attack, at.norm).knows_eps for at in self.attack_at for attack in self.attacks)
+
 
 def make_plan(
     threat_models: Sequence[str | ThreatModel],

@@ -1,5 +1,8 @@
 """The units of work of a run: which images are certified, and which are attacked, in one batch.
 
+An attack that eps does not steer (minimal norm, L0) searches once for each norm, at the largest eps, where the most
+images are undecided; what it finds counts at every eps of the norm.
+
 They follow from the manifest and the certificates alone, so every process finds the same ones, and a result does not
 depend on who computed what. They are the unit of files, of resuming and of ranks.
 """
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..attacks import find_attack
 from ..records import ImageTable, Manifest, certified_mask
 from ..threat_model import ThreatModel
 
@@ -55,6 +59,12 @@ class AttackUnit:
         """What people read, and the phase in ``run.json``."""
         return f"{self.attack} at {self.threat_model}"
 
+    def answers_for(self, threat_model: ThreatModel, attack: str) -> bool:
+        """Whether what the unit finds decides about images at that threat model under that attack."""
+        if attack != self.attack or threat_model.norm != self.threat_model.norm:
+            return False
+        return threat_model == self.threat_model or not find_attack(attack, threat_model.norm).knows_eps
+
 
 def certify_units(manifest: Manifest) -> list[CertifyUnit]:
     """The evaluated images in their order, a few batches a unit."""
@@ -69,12 +79,17 @@ def attack_units(manifest: Manifest, images: ImageTable) -> list[AttackUnit]:
     """
     units = []
     count = manifest.attacked.count if manifest.attacked else 0
+    largest = {threat_model.norm: threat_model for threat_model in map(ThreatModel.parse, manifest.attack_at)}
     for position, text in enumerate(manifest.attack_at):
         threat_model = ThreatModel.parse(text)
         proved = certified_mask(images, threat_model, manifest.model.pixels)[:count]
         undecided = np.flatnonzero(images.correct[:count] & ~proved)
-        audited = _nearest(images, np.flatnonzero(proved), manifest.audit)
+        certified = np.flatnonzero(proved)
         for attack in manifest.attacks:
+            once = not find_attack(attack, threat_model.norm).knows_eps
+            if once and threat_model != largest[threat_model.norm]:
+                continue
+            audited = certified if once and manifest.every_image else _nearest(images, certified, manifest.audit)
             for audit, indices in ((False, undecided), (True, audited)):
                 units += [
                     AttackUnit(position, threat_model, attack, audit, number, chunk)

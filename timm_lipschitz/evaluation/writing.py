@@ -45,6 +45,7 @@ def make_manifest(
     evaluated: Selection,
     attacked: Selection | None,
     audit: int,
+    every_image: bool,
     seed: int,
     batch_size: int,
     device: torch.device,
@@ -80,6 +81,7 @@ def make_manifest(
         attacks=plan.attacks,
         attacked=attacked if plan.attacks else None,
         audit=audit,
+        every_image=every_image,
         seed=seed,
         batch_size=batch_size,
         numeric=NumericFlags(

@@ -44,6 +44,7 @@ class Manifest(StrictModel):
         attacks: names of the attacks, in the order in which they run.
         attacked: the part of the evaluated images that may be attacked; None without attacks.
         audit: number of certified images that are attacked all the same, at each threat model and by each attack.
+        every_image: whether the attacks that eps does not steer search on all certified images too.
         batch_size: images in a chunk of an attack.
         numeric: device type and the settings that change floating-point results.
         code_sha256: hash of this package's source files.
@@ -61,6 +62,7 @@ class Manifest(StrictModel):
     attacks: tuple[Name, ...]
     attacked: Selection | None
     audit: Count
+    every_image: bool
     seed: Seed
     batch_size: PositiveCount
     numeric: NumericFlags
