@@ -10,7 +10,7 @@ import torch
 from evaluation.small_runs import Plain, labelled_as_predicted, sandwich
 
 import timm_lipschitz.evaluation.attacking as attacking
-from timm_lipschitz.attacks import AttackResult, _bisection
+from timm_lipschitz.attacks import AttackResult, _bisection, _torchattacks
 from timm_lipschitz.attacks.catalogue import CATALOGUE
 from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.evaluation import evaluate
@@ -24,6 +24,9 @@ EPS = ("l2:0.02", "l2:0.05", "l2:0.6")
 def short_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bisection, "_ITERATIONS", 12)
     monkeypatch.setattr(_bisection, "_ROUNDS", 7)
+    monkeypatch.setattr(_torchattacks, "_STEPS", 20)
+    monkeypatch.setattr(_torchattacks, "_APGD_STEPS", 20)
+    monkeypatch.setattr(_torchattacks, "_CW_STEPS", 20)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from torch import nn
 
 from ..errors import CheckpointError, InvalidInputError
 from ._trunk import LipschitzNet
+from .normalized import of_pixels
 
 __all__ = ["SUMS_FILE", "LoadedModel", "file_sha256", "load_model", "read_metadata", "verify_weights", "weights_sha256"]
 
@@ -40,7 +41,10 @@ class LoadedModel:
 
 
 def load_model(spec: str, **model_args: Any) -> LoadedModel:
-    """The model that ``spec`` names; ``model_args`` (num_classes, in_chans, img_size) go to models without weights.
+    """The model that ``spec`` names, of pixels in [0, 1]; timm's own models get the normalisation of their weights.
+
+    ``model_args`` (num_classes, in_chans, img_size) go to models without weights; one that takes any size is not told
+    its own.
 
     Raises `InvalidInputError` for a specification that names nothing, `CheckpointError` for weights that are missing,
     damaged, not safetensors, or do not fit.
@@ -75,7 +79,7 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
             verify_weights(weights)
             metadata = read_metadata(weights)
     try:
-        model: Any = timm.create_model(spec, pretrained=pretrained, **({} if pretrained else model_args))
+        model: Any = _create(spec, pretrained, **({} if pretrained else model_args))
     except Exception as error:  # timm, the hub, its transport, json and safetensors each have errors of their own
         if not pretrained:  # then no checkpoint is to blame
             raise
@@ -85,7 +89,25 @@ def _timm(spec: str, pretrained: bool | None, **model_args: Any) -> LoadedModel:
         ) from error
     if weights is not None:
         _load_every_tensor(model, weights)
-    return LoadedModel(model.eval(), spec, model.pretrained_cfg.get("architecture") or type(model).__name__, metadata)
+    family = model.pretrained_cfg.get("architecture") or type(model).__name__
+    return LoadedModel(_of_pixels(model).eval(), spec, family, metadata)
+
+
+def _create(spec: str, pretrained: bool, **model_args: Any) -> nn.Module:
+    """`timm.create_model`, without ``img_size`` for a model that has no such argument."""
+    import timm
+
+    try:
+        return timm.create_model(spec, pretrained=pretrained, **model_args)
+    except TypeError as error:
+        if "img_size" not in model_args or "img_size" not in str(error):
+            raise
+    return _create(spec, pretrained, **{name: value for name, value in model_args.items() if name != "img_size"})
+
+
+def _of_pixels(model: nn.Module) -> nn.Module:
+    channels = getattr(model, "in_chans", None) or getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
+    return of_pixels(model, int(channels))
 
 
 def _local(spec: str, folder: Path) -> LoadedModel:
@@ -115,7 +137,7 @@ def _local(spec: str, folder: Path) -> LoadedModel:
     except Exception as error:  # whatever a damaged config.json makes timm, torch or a model raise
         raise CheckpointError(f"the weights in {folder} do not fit {architecture!r}: {error}") from error
     _load_every_tensor(model, weights)
-    return LoadedModel(model.eval(), spec, str(architecture), metadata)
+    return LoadedModel(_of_pixels(model).eval(), spec, str(architecture), metadata)
 
 
 def _load_every_tensor(model: nn.Module, weights: Path) -> None:
