@@ -4,5 +4,15 @@ from timm_lipschitz.leaderboard.entries import add
 from timm_lipschitz.leaderboard.generate import asserted_entries, build, check
 from timm_lipschitz.leaderboard.page import render_page
 from timm_lipschitz.leaderboard.ranking import primary_threat_model
+from timm_lipschitz.leaderboard.reported import ReportedRow, load_reported
 
-__all__ = ["add", "asserted_entries", "build", "check", "primary_threat_model", "render_page"]
+__all__ = [
+    "ReportedRow",
+    "add",
+    "asserted_entries",
+    "build",
+    "check",
+    "load_reported",
+    "primary_threat_model",
+    "render_page",
+]

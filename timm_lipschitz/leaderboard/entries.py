@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timm_lipschitz.errors import RecordError
+from timm_lipschitz.leaderboard.reported import REPORTED
 from timm_lipschitz.records import Record, Run, RunFiles, parse_run, safe_record_id
 
 GENERATED = ("README.md", "leaderboard.csv")
@@ -35,7 +36,7 @@ def entry_files(leaderboards_dir: Path, dataset: str, record_id: str) -> RunFile
 
 
 def dataset_names(leaderboards_dir: Path) -> list[str]:
-    """Names of the data sets that have a folder, sorted.
+    """Names of the data sets that have a folder, sorted; the folder of published figures is none of them.
 
     Raises:
         RecordError: the folder is missing, or holds a folder whose name is not safe.
@@ -43,7 +44,7 @@ def dataset_names(leaderboards_dir: Path) -> list[str]:
     if not leaderboards_dir.is_dir():
         raise RecordError(f"{leaderboards_dir} is not a folder; a leaderboard lies in folders leaderboards/<dataset>/")
     folders = [path.name for path in leaderboards_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(safe_record_id(name) for name in folders)
+    return sorted(safe_record_id(name) for name in folders if name != REPORTED)
 
 
 def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
@@ -113,6 +114,8 @@ def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
 
 def _folder(leaderboards_dir: Path, dataset: str) -> Path:
     folder = leaderboards_dir / safe_record_id(dataset)
+    if dataset == REPORTED:
+        raise RecordError(f"a data set cannot be called {REPORTED!r}: that folder holds published figures; rename it")
     if folder.is_symlink():
         raise RecordError(f"{folder} is a symbolic link; a leaderboard's folders must be real ones")
     return folder

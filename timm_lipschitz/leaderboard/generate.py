@@ -4,8 +4,9 @@ from pathlib import Path
 
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard.entries import GENERATED, dataset_names, load_entry, record_ids
-from timm_lipschitz.leaderboard.markdown import to_markdown
+from timm_lipschitz.leaderboard.markdown import reported_markdown, to_markdown
 from timm_lipschitz.leaderboard.ranking import rank
+from timm_lipschitz.leaderboard.reported import REPORTED, ReportedRow, load_reported
 from timm_lipschitz.leaderboard.spreadsheet import to_csv
 from timm_lipschitz.records import read_regular_file, write_all_atomic
 
@@ -15,20 +16,24 @@ _MAX_GENERATED_BYTES = 64 << 20
 def build(leaderboards_dir: Path | str) -> list[Path]:
     """Write ``README.md`` and ``leaderboard.csv`` of every data set from its records. Returns the paths, sorted.
 
-    All entries are checked before anything is written; the same records give the same bytes.
+    Published figures get a table of their own, beside a data set's ranking and all together in ``reported/README.md``.
+    All entries and published figures are checked before anything is written; the same records give the same bytes.
 
     Raises:
         RecordError: an entry is damaged, inconsistent, partial, or under a wrong name.
         RunDirectoryError: a table could not be written.
     """
     root = Path(leaderboards_dir)
-    tables = {path: data for dataset in dataset_names(root) for path, data in _tables(root, dataset).items()}
+    reported = load_reported(root / REPORTED)
+    tables = _reported_tables(root, reported)
+    for dataset in dataset_names(root):
+        tables |= _tables(root, dataset, reported)
     write_all_atomic(tables)
     return sorted(tables)
 
 
 def check(leaderboards_dir: Path | str) -> int:
-    """Check every entry (schema, hashes, figures, order) and that the tables are up to date; count the entries.
+    """Check every entry (schema, hashes, figures, order), published figures, and all tables; count the entries.
 
     Raises:
         RecordError: lists every problem that was found.
@@ -36,6 +41,12 @@ def check(leaderboards_dir: Path | str) -> int:
     root = Path(leaderboards_dir)
     problems: list[str] = []
     entries = 0
+    reported: list[ReportedRow] = []
+    try:
+        reported = load_reported(root / REPORTED)
+        problems += _stale(root, _reported_tables(root, reported))
+    except RecordError as error:
+        problems.append(str(error))
     for dataset in dataset_names(root):
         try:
             ids = record_ids(root, dataset)
@@ -44,7 +55,7 @@ def check(leaderboards_dir: Path | str) -> int:
             continue
         entries += len(ids)
         broken = [problem for record_id in ids if (problem := _problem_of_entry(root, dataset, record_id))]
-        problems += broken or _stale_tables(root, dataset)
+        problems += broken or _stale(root, _tables(root, dataset, reported))
     if problems:
         raise RecordError("\n".join([f"{len(problems)} problem(s) in {root}:", *problems]))
     return entries
@@ -65,11 +76,15 @@ def asserted_entries(leaderboards_dir: Path | str) -> dict[str, tuple[str, ...]]
     return found
 
 
-def _tables(root: Path, dataset: str) -> dict[Path, bytes]:
+def _tables(root: Path, dataset: str, reported: list[ReportedRow]) -> dict[Path, bytes]:
     entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
     board = rank(dataset, entries)
-    contents = (to_markdown(board), to_csv(board))
+    contents = (to_markdown(board, [row for row in reported if row.dataset == dataset]), to_csv(board))
     return {root / dataset / name: text.encode() for name, text in zip(GENERATED, contents, strict=True)}
+
+
+def _reported_tables(root: Path, reported: list[ReportedRow]) -> dict[Path, bytes]:
+    return {root / REPORTED / "README.md": reported_markdown(reported).encode()} if reported else {}
 
 
 def _problem_of_entry(root: Path, dataset: str, record_id: str) -> str | None:
@@ -80,9 +95,9 @@ def _problem_of_entry(root: Path, dataset: str, record_id: str) -> str | None:
     return None
 
 
-def _stale_tables(root: Path, dataset: str) -> list[str]:
+def _stale(root: Path, tables: dict[Path, bytes]) -> list[str]:
     problems = []
-    for path, expected in _tables(root, dataset).items():
+    for path, expected in tables.items():
         try:
             current = read_regular_file(path, _MAX_GENERATED_BYTES)
         except RecordError:

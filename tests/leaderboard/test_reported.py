@@ -1,0 +1,198 @@
+"""Published figures: a schema of their own, refused where they contradict themselves, and never ranked."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaderboard.boards import HOSTILE, add_run
+from records.sample_runs import sample_run
+
+from timm_lipschitz.errors import RecordError
+from timm_lipschitz.leaderboard import build, check, load_reported
+
+ROOT = Path(__file__).parents[2] / "leaderboards"
+FILE: dict[str, Any] = {
+    "schema_version": 1,
+    "source": {
+        "authors": "Doe et al.",
+        "title": "Layers",
+        "venue": "ICML",
+        "year": 2023,
+        "url": "https://arxiv.org/abs/2301.00001",
+        "compared": True,
+    },
+    "rows": [
+        {
+            "model": "layer L",
+            "dataset": "mnist",
+            "clean": 97.0,
+            "certified": {"l2:36/255": 95.5, "l2:1.58": 62.8},
+            "attacked": {"l2:36/255": 95.9},
+            "attack": "AutoAttack",
+            "parameters_millions": 1.5,
+            "where": "table 1",
+        }
+    ],
+}
+
+
+def write(folder: Path, name: str = "doe_2023.json", **changes: Any) -> Path:
+    """A folder with one file, a row of which has ``changes``."""
+    data = copy.deepcopy(FILE)
+    data["rows"][0] |= changes
+    return write_file(folder, data, name)
+
+
+def write_file(folder: Path, data: Any, name: str = "doe_2023.json") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(data))
+    return folder
+
+
+def test_rows_carry_their_figures_and_their_source(tmp_path: Path) -> None:
+    (row,) = load_reported(write(tmp_path / "reported"))
+    assert (row.model, row.dataset, row.clean, row.where) == ("layer L", "mnist", 97.0, "table 1")
+    assert row.certified == {"l2:36/255": 95.5, "l2:1.58": 62.8}
+    assert (row.source.authors, row.source.url) == ("Doe et al.", "https://arxiv.org/abs/2301.00001")
+
+
+def test_no_folder_has_no_rows(tmp_path: Path) -> None:
+    assert load_reported(tmp_path / "reported") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clean": 95.0}, "grows with eps"),
+        ({"certified": {"l2:36/255": 60.0, "l2:1.58": 62.8}}, "grows with eps"),
+        ({"certified": {"l2:36/255": 96.0}}, "more is certified at l2:36/255 than an attack leaves"),
+        ({"certified": {"l2:36/255": 101.0}}, "less than or equal to 100"),
+        ({"certified": {"l2:0.14": "95"}}, "valid number"),
+        ({"certified": {"36/255": 95.0}}, "not a threat model"),
+        ({"certified": {"l2:12/85": 95.0}}, "write the threat model as 'l2:36/255'"),
+        ({"attack": None}, "come together"),
+        ({"attacked": {}}, "come together"),
+        ({"clean": None, "certified": {}, "attacked": {}, "attack": None}, "has no figure"),
+        ({"clean": True}, "valid number"),
+        ({"rank": 1}, "Extra inputs are not permitted"),
+        ({"dataset": "../mnist"}, "not safe"),
+        ({"source": FILE["source"]}, "given once"),
+    ],
+)
+def test_rows_that_contradict_the_schema_or_themselves_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecordError, match=message):
+        load_reported(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://arxiv.org/abs/1", "javascript:alert(1)", "https://a.example/x y", "https://a.example/)[x](y", ""]
+)
+def test_addresses_other_than_https_are_refused(tmp_path: Path, url: str) -> None:
+    data = copy.deepcopy(FILE)
+    data["source"]["url"] = url
+    with pytest.raises(RecordError, match=r"source\.url"):
+        load_reported(write_file(tmp_path, data))
+
+
+@pytest.mark.parametrize("data", [{}, [], {**FILE, "schema_version": 2}, {**FILE, "rows": []}, {**FILE, "rows": [1]}])
+def test_files_without_the_schema_are_refused(tmp_path: Path, data: Any) -> None:
+    with pytest.raises(RecordError, match=r"doe_2023\.json"):
+        load_reported(write_file(tmp_path, data))
+
+
+def test_a_figure_given_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(RecordError, match=r"'layer L' on mnist is there twice, in doe_2023\.json too"):
+        load_reported(write(tmp_path, "second.json", clean=96.0))
+
+
+def test_stray_files_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(RecordError, match=r"notes\.txt belongs to no source"):
+        load_reported(tmp_path)
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "reported").symlink_to(write(tmp_path / "elsewhere"))
+    with pytest.raises(RecordError, match="is not a folder"):
+        load_reported(tmp_path / "reported")
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    root = tmp_path / "leaderboards"
+    root.mkdir()
+    add_run(tmp_path, root, sample_run(count=300, attacked=50, seed=0, record_id="sandwich_cnn.mnist"))
+    return root
+
+
+def test_published_figures_stand_apart_and_have_no_rank(board: Path) -> None:
+    build(board)
+    before = (board / "mnist" / "README.md").read_text()
+    write(board / "reported")
+    write(board / "reported", "other.json", dataset="cifar10")
+    assert board / "reported" / "README.md" in build(board)
+    after = (board / "mnist" / "README.md").read_text()
+    measured, reported = after.split("## Reported elsewhere")
+    assert measured.rstrip() == before.rstrip()
+    assert "layer L" not in measured
+    row = (
+        "| layer L | 97.0 | 95.5 | 62.8 | 95.9 | 1.5M | [Doe et al., 2023](https://arxiv.org/abs/2301.00001), table 1 |"
+    )
+    assert row in reported
+    assert "attacked by AutoAttack" in reported
+    everything = (board / "reported" / "README.md").read_text()
+    assert everything.index("## cifar10") < everything.index("## mnist")
+    assert check(board) == 1
+    assert "layer L" not in (board / "mnist" / "leaderboard.csv").read_text()
+
+
+def test_check_finds_damaged_rows_and_stale_tables(board: Path) -> None:
+    write(board / "reported")
+    build(board)
+    write(board / "reported", clean=98.0)
+    with pytest.raises(
+        RecordError, match=r"(?s)2 problem.*reported/README\.md is out of date.*mnist/README\.md is out"
+    ):
+        check(board)
+    write(board / "reported", clean=1.0)
+    with pytest.raises(RecordError, match="grows with eps"):
+        check(board)
+
+
+def test_no_data_set_is_called_reported(tmp_path: Path, board: Path) -> None:
+    run = sample_run(count=8, attacked=4, seed=1)
+    dataset = run.record.dataset.model_copy(update={"name": "reported"})
+    run = type(run)(run.record.model_copy(update={"dataset": dataset}), run.images, run.attacks, run.run_info)
+    with pytest.raises(RecordError, match="cannot be called 'reported'"):
+        add_run(tmp_path, board, run)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_inert(tmp_path: Path, text: str) -> None:
+    data = copy.deepcopy(FILE)
+    data["source"] |= {"authors": text}
+    data["rows"][0] |= {"model": text, "where": text, "note": text, "attack": text}
+    root = tmp_path / "leaderboards"
+    write_file(root / "reported", data)
+    build(root)
+    (row,) = (line for line in (root / "reported" / "README.md").read_text().splitlines() if line.startswith("| ")
+              and "Doe" not in line and not line.startswith(("| Model", "| :")))  # fmt: skip
+    assert "<" not in row
+    assert row.count(" | ") == 7  # eight cells: no bar of the text's own
+    assert row.count("](") == 1
+    assert "](https://arxiv.org/abs/2301.00001)" in row
+
+
+def test_the_repositorys_rows_are_in_order() -> None:
+    rows = load_reported(ROOT / "reported")
+    assert len(rows) > 40
+    papers = {row.dataset: row for row in rows if row.model == "sandwich small"}
+    assert papers["cifar100"].attacked == {"l2:36/255": 44.3, "l2:72/255": 35.5, "l2:108/255": 28.4}
+    assert papers["tiny_imagenet"].clean == 34.7
+    assert {"cifar10", "cifar100", "tiny_imagenet", "imagenet", "mnist"} == {row.dataset for row in rows}
