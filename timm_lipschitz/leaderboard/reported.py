@@ -1,7 +1,7 @@
 """Published figures: what other people's papers report, kept apart from what was measured here.
 
-``leaderboards/reported/<source>.json`` holds the rows of one source. Nobody here has measured them, so they are shown in
-tables of their own and never ranked.
+``leaderboards/reported/<source>.json`` holds the rows of one source. Nobody here has measured them, so they are shown
+in tables of their own and never ranked.
 """
 
 from dataclasses import dataclass
