@@ -1,4 +1,4 @@
-"""``timm-lipschitz leaderboard``: add runs, build the tables, check that all is in order."""
+"""``timm-lipschitz leaderboard``: add runs, build the tables and the site, check that all is in order."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -11,12 +11,13 @@ leaderboard = typer.Typer(
     name="leaderboard",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""Add runs to leaderboards, build their tables, check them.
+    help="""Add runs to leaderboards, build their tables and pages, check them.
 
     Examples:
       timm-lipschitz leaderboard add runs/mine
       timm-lipschitz leaderboard build
       timm-lipschitz leaderboard check
+      timm-lipschitz leaderboard site --out site
     """,
 )
 
@@ -76,6 +77,24 @@ def check(leaderboards: DirOption = Path("leaderboards")) -> None:
     for entry, modules in asserted_entries(leaderboards).items():
         typer.echo(f"{entry}: asserted, not proved: {'; '.join(modules)}")
     typer.echo(f"{count} {'entry' if count == 1 else 'entries'} in {leaderboards}, all in order")
+
+
+@leaderboard.command()
+def site(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pages.", show_default=False)],
+    leaderboards: DirOption = Path("leaderboards"),
+) -> None:
+    """Write the leaderboards as a site of static pages.
+
+    The pages need no server and no network: open index.html, or serve the
+    folder as it is.
+
+    Examples:
+      timm-lipschitz leaderboard site --out site
+    """
+    from ..leaderboard import build_site
+
+    typer.echo(build_site(leaderboards, out))
 
 
 def _dir(leaderboards: Path) -> list[str]:

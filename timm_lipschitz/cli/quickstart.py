@@ -33,7 +33,7 @@ def quickstart(
     """
     from ..data import load_dataset
     from ..evaluation import evaluate as run_evaluation
-    from ..leaderboard import render_page
+    from ..leaderboard import render_run_page
     from ..records import write_atomic
     from ._command_line import print_next, typed_arguments, words
     from ._console import output
@@ -59,7 +59,7 @@ def quickstart(
             progress=show,
         )
     page = folder / "index.html"
-    write_atomic(page, render_page([run], title="Quickstart", links=["record.json"]).encode())
+    write_atomic(page, render_run_page(run, links={"Record": "record.json"}).encode())
     print_run(run)
     output().print(f"\nrecord: {folder / 'record.json'}\npage:   {page}", markup=False)
     more = ["--threat-model", "l2:1.0", "--attack", "autoattack", "--attack-limit", "200", "--run-dir", "runs/mlp"]

@@ -1,0 +1,197 @@
+"""The page of a data set: its ranked table, its curves, and accuracy against size and time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, attacked_count, certificate_name, duration, images_cell
+from timm_lipschitz.leaderboard.ranking import Board, Row
+from timm_lipschitz.leaderboard.reported import ReportedRow
+from timm_lipschitz.leaderboard.site import charts
+from timm_lipschitz.leaderboard.site.curves import certified_counts, radius_grid
+from timm_lipschitz.leaderboard.site.published import PublishedTable
+from timm_lipschitz.leaderboard.site.rendering import LIBRARIES, TABLE_LIBRARY, Page
+from timm_lipschitz.leaderboard.site.words import (
+    Cell,
+    milliseconds_text,
+    plotted,
+    seconds_an_image,
+    threat_model_name,
+)
+from timm_lipschitz.threat_model import ThreatModel
+
+_PARAMETERS = "Parameters"
+_TIME = "Time to certify, ms an image"
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    cell: Cell
+    attacked: int | None
+
+
+@dataclass(frozen=True)
+class _TableRow:
+    rank: int | None
+    id: str
+    name: str
+    family: str
+    link: str
+    clean: Cell
+    certified: tuple[Cell | None, ...]
+    attacked: tuple[_Attacked | None, ...]
+    parameters: int
+    milliseconds: str | None
+    seconds: float | None
+    images: str
+    evaluated: int
+    run_time: str
+    run_seconds: float
+    certificate: str
+
+
+def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
+    """``datasets/<dataset>.html``."""
+    rows = [_table_row(board, row) for row in board.rows]
+    published = [row for row in reported if row.dataset == board.dataset]
+    context = {
+        "dataset": board.dataset,
+        "info": _dataset_facts(board.dataset),
+        "rows": rows,
+        "primary": threat_model_name(board.primary),
+        "ties": [threat_model_name(model) for model in board.ties],
+        "certified_columns": [threat_model_name(model) for model in board.certified_columns],
+        "attacked_columns": [threat_model_name(model) for model in board.attacked_columns],
+        "primary_column": board.certified_columns.index(board.primary),
+        "families": sorted({row.family for row in rows}),
+        "certificates": sorted({row.certificate for row in rows}),
+        "metrics": _metrics(board),
+        "slots": charts.SLOTS,
+        "published": PublishedTable.of(published) if published else None,
+        "rounding_note": ROUNDING_NOTE,
+    }
+    scripts = [*LIBRARIES, TABLE_LIBRARY] if rows else []
+    island = _island(board, rows) if rows else None
+    return Page("dataset.html.j2", f"{board.dataset}: certified and attacked accuracy", "../", scripts, island, context)
+
+
+def _dataset_facts(name: str) -> list[tuple[str, str]]:
+    from timm_lipschitz.data.info import dataset_info
+    from timm_lipschitz.errors import InvalidInputError
+
+    try:
+        info = dataset_info(name)
+    except InvalidInputError:  # a data set of somebody's own
+        return []
+    return [(label, text) for label, text in (("Source", info.citation), ("Licence", info.license)) if text]
+
+
+def _table_row(board: Board, row: Row) -> _TableRow:
+    record, seconds = row.entry.run.record, seconds_an_image(row.entry.run)
+    return _TableRow(
+        rank=row.rank,
+        id=record.id,
+        name=record.model.name,
+        family=record.model.family,
+        link=f"../models/{board.dataset}/{record.id}.html",
+        clean=Cell.of(record.results.clean),
+        certified=tuple(
+            Cell.of(figure) if (figure := row.certified.get(model)) else None for model in board.certified_columns
+        ),
+        attacked=tuple(_attacked(row, model) for model in board.attacked_columns),
+        parameters=record.model.parameters,
+        milliseconds=milliseconds_text(seconds) if seconds else None,
+        seconds=seconds,
+        images=images_cell(record),
+        evaluated=record.dataset.evaluated.count,
+        run_time=duration(row.entry.run.run_info.total_seconds),
+        run_seconds=row.entry.run.run_info.total_seconds,
+        certificate=certificate_name(record),
+    )
+
+
+def _attacked(row: Row, model: ThreatModel) -> _Attacked | None:
+    figures = row.attacked.get(model)
+    if figures is None or figures.robust is None:
+        return None
+    return _Attacked(Cell.of(figures.robust), attacked_count(figures))
+
+
+def _metrics(board: Board) -> list[tuple[str, str]]:
+    """Key and label of each accuracy that a scatter chart can show, the one that ranks first."""
+    certified = [board.primary, *(model for model in board.certified_columns if model != board.primary)]
+    return [
+        *((f"certified {model}", f"Certified at {threat_model_name(model)}") for model in certified),
+        *((f"attacked {model}", f"Attacked at {threat_model_name(model)}") for model in board.attacked_columns),
+        ("clean", "Clean"),
+    ]
+
+
+def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
+    runs = [row.entry.run for row in board.rows]
+    grid = radius_grid(runs)
+    times = [row.seconds * 1000 for row in rows if row.seconds]
+    return {
+        "charts": {
+            "curves": charts.accuracy_against_radius(),
+            "parameters": charts.accuracy_against(_PARAMETERS, _around([row.parameters for row in rows])),
+            **({"time": charts.accuracy_against(_TIME, _around(times))} if times else {}),
+        },
+        "curves": {
+            "grid": grid.tolist(),
+            "start": int(abs(grid - board.primary.radius).argmin()) if board.primary.norm == "l2" else 0,
+            "series": [
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "total": len(run.images),
+                    "counts": certified_counts(run.images, grid).tolist(),
+                }
+                for row, run in zip(rows, runs, strict=True)
+                if run.record.certification is not None
+            ],
+            "points": [point for row in board.rows for point in _points(row)],
+        },
+        "models": [_scatter_model(board, row, line) for row, line in zip(board.rows, rows, strict=True)],
+    }
+
+
+def _points(row: Row) -> list[dict[str, Any]]:
+    """Attacked accuracy at each L2 eps, for the chart of the curves."""
+    record, points = row.entry.run.record, []
+    for model, figures in row.attacked.items():
+        if model.norm == "l2" and figures.robust is not None:
+            cell = Cell.of(figures.robust)
+            text = f"{record.model.name}, attacked at {threat_model_name(model)}: {cell.text}"
+            place = {"id": record.id, "radius": model.radius}
+            points.append({**plotted(cell, figures.robust), **place, "text": text})
+    return points
+
+
+def _scatter_model(board: Board, row: Row, line: _TableRow) -> dict[str, Any]:
+    record = row.entry.run.record
+    figures = {"clean": record.results.clean}
+    figures |= {f"certified {model}": figure for model, figure in row.certified.items()}
+    figures |= {f"attacked {model}": at.robust for model, at in row.attacked.items() if at.robust is not None}
+    labels = dict(_metrics(board))
+    return {
+        "id": line.id,
+        "name": line.name,
+        "parameters": line.parameters,
+        "time": line.seconds * 1000 if line.seconds else None,
+        "figures": {
+            key: plotted(Cell.of(figure), figure)
+            | {
+                "text": f"{line.name}, {line.parameters:,} parameters"
+                + (f", {line.milliseconds} ms an image" if line.milliseconds else "")
+                + f". {labels[key]}: {Cell.of(figure).text}"
+            }
+            for key, figure in figures.items()
+        },
+    }
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """A logarithmic axis with room on both sides, and never narrower than a factor of nine."""
+    positive = [value for value in values if value > 0] or [1]
+    return min(positive) / 3, max(positive) * 3

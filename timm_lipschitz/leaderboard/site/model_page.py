@@ -1,0 +1,215 @@
+"""The page of a model: its figures, what is known of each image's robust radius, and how to measure it again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, certificate_name, duration
+from timm_lipschitz.leaderboard.ranking import Board, Row
+from timm_lipschitz.leaderboard.site import charts
+from timm_lipschitz.leaderboard.site.citation import bibtex, latex_row
+from timm_lipschitz.leaderboard.site.curves import (
+    Brackets,
+    bracket_counts,
+    brackets,
+    certified_counts,
+    radius_grid,
+    radius_quantiles,
+)
+from timm_lipschitz.leaderboard.site.model_card import model_card
+from timm_lipschitz.leaderboard.site.rendering import LIBRARIES, Page
+from timm_lipschitz.leaderboard.site.words import (
+    Cell,
+    attack_settings,
+    command,
+    distance_text,
+    facts,
+    hashes,
+    plotted,
+    radius_text,
+    threat_model_name,
+)
+from timm_lipschitz.records import ImageTable, Run
+from timm_lipschitz.threat_model import ThreatModel
+
+_LISTED_IMAGES = 50
+
+
+@dataclass(frozen=True)
+class _AttackRow:
+    name: str
+    robust: Cell
+    proved: int
+    attacked: int
+    broken: int
+    standing: int
+
+
+@dataclass(frozen=True)
+class _ThreatModelRow:
+    name: str
+    certified: Cell | None
+    attacks: tuple[_AttackRow, ...]
+    robust: Cell | None
+
+
+@dataclass(frozen=True)
+class _ImageRow:
+    index: int
+    label: str
+    lower: str
+    upper: str | None
+
+
+def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -> Page:
+    """``models/<dataset>/<id>.html``, or the one page of a run of one's own.
+
+    Args:
+        board: the ranking that the entry stands in.
+        row: the entry.
+        root: relative path to the top of the site; empty for a page that stands alone, which has no links to others.
+        links: name and relative address of the files of the entry.
+    """
+    run = row.entry.run
+    record = run.record
+    found = brackets(run)
+    context = {
+        "name": record.model.name,
+        "dataset": board.dataset,
+        "split": record.dataset.split,
+        "rank": row.rank,
+        "entries": len(board.rows),
+        "primary": threat_model_name(board.primary),
+        "clean": Cell.of(record.results.clean),
+        "threat_models": [_threat_model_row(run, model) for model in record.results.threat_models],
+        "certificate": certificate_name(record),
+        "run_time": duration(run.run_info.total_seconds),
+        "quantiles": [(name, radius_text(radius)) for name, radius in radius_quantiles(run.images).items()],
+        "found": _found_facts(found),
+        "listed": _listed(found, run.images),
+        "facts": facts(run),
+        "hashes": hashes(record),
+        "attack_settings": attack_settings(record),
+        "command": command(run),
+        "card": model_card(run),
+        "bibtex": bibtex(row),
+        "latex": latex_row(board, row),
+        "links": dict(links),
+        "rounding_note": ROUNDING_NOTE,
+    }
+    title = f"{record.model.name} on {board.dataset}: certified and attacked accuracy"
+    island = _island(run, found, record.model.name)
+    return Page("model.html.j2", title, root, LIBRARIES, island, context)
+
+
+def _threat_model_row(run: Run, figures: Any) -> _ThreatModelRow:
+    return _ThreatModelRow(
+        name=threat_model_name(figures.threat_model),
+        certified=Cell.of(figures.certified) if run.record.certification else None,
+        attacks=tuple(
+            _AttackRow(
+                name=attack.attack,
+                robust=Cell.of(attack.robust),
+                proved=attack.proved.count,
+                attacked=attack.attacked.count,
+                broken=attack.broken.count,
+                standing=attack.standing.count,
+            )
+            for attack in figures.attacks
+        ),
+        robust=Cell.of(figures.robust) if figures.robust else None,
+    )
+
+
+def _found_facts(found: Brackets) -> dict[str, str] | None:
+    """How many of the attacked images are correct, and for how many an adversarial example was found."""
+    if not found.attacked:
+        return None
+    known = int(np.isfinite(found.upper).sum())
+    return {
+        "attacked": f"{found.attacked:,}",
+        "correct": f"{len(found.index):,}",
+        "found": f"{known:,}",
+        "shown": f"{len(found.thinned().index):,}",
+    }
+
+
+def _listed(found: Brackets, images: ImageTable) -> list[_ImageRow]:
+    """The first attacked images, by position, in figures."""
+    first = np.argsort(found.index)[:_LISTED_IMAGES]
+    labels = images.label[np.searchsorted(images.index, found.index[first])]
+    return [
+        _ImageRow(int(index), str(label), radius_text(lower), distance_text(upper) if np.isfinite(upper) else None)
+        for index, label, lower, upper in zip(
+            found.index[first], labels, found.lower[first], found.upper[first], strict=True
+        )
+    ]
+
+
+def _island(run: Run, found: Brackets, name: str) -> dict[str, Any]:
+    grid = radius_grid([run])
+    series = []
+    if run.record.certification is not None:
+        counts = certified_counts(run.images, grid)
+        series.append(_series("certified", "Certified, all evaluated images", len(run.images), counts))
+    if found.attacked:
+        certified, unbroken = bracket_counts(found, grid)
+        if run.record.certification is not None:
+            series.append(_series("proved", "Certified, attacked images", found.attacked, certified))
+        series.append(_series("unbroken", "No adversarial example found, attacked images", found.attacked, unbroken))
+    island: dict[str, Any] = {
+        "charts": {"curves": charts.accuracy_against_radius()},
+        "curves": {
+            "grid": grid.tolist(),
+            "start": _start(run, grid),
+            "series": series,
+            "points": _points(run, name),
+        },
+    }
+    if len(found.index):
+        island["charts"]["radii"] = charts.robust_radii()
+        island["radii"] = _bracket_rows(found.thinned(), float(grid[-1]))
+    return island
+
+
+def _series(key: str, name: str, total: int, counts: Any) -> dict[str, Any]:
+    return {"id": key, "name": name, "total": total, "counts": counts.tolist()}
+
+
+def _start(run: Run, grid: Any) -> int:
+    """Where the slider stands first: at the largest L2 eps of the run."""
+    models = [ThreatModel.parse(figures.threat_model) for figures in run.record.results.threat_models]
+    radii = [model.radius for model in models if model.norm == "l2"]
+    return int(abs(grid - max(radii)).argmin()) if radii else 0
+
+
+def _points(run: Run, name: str) -> list[dict[str, Any]]:
+    points = []
+    for figures in run.record.results.threat_models:
+        model = ThreatModel.parse(figures.threat_model)
+        if model.norm == "l2" and figures.robust is not None:
+            cell = Cell.of(figures.robust)
+            text = f"{name}, attacked at {threat_model_name(model)}: {cell.text}"
+            points.append({**plotted(cell, figures.robust), "id": "unbroken", "radius": model.radius, "text": text})
+    return points
+
+
+def _bracket_rows(found: Brackets, end: float) -> list[dict[str, Any]]:
+    rows = []
+    for place, (index, lower, upper) in enumerate(zip(found.index, found.lower, found.upper, strict=True)):
+        known = bool(np.isfinite(upper))
+        text = f"Image {index}: certified to {radius_text(lower)}, " + (
+            f"adversarial example at {distance_text(upper)}" if known else "no adversarial example found"
+        )
+        rows.append(
+            {
+                "place": place,
+                "lower": float(lower),
+                "upper": float(upper) if known else max(end, float(lower)),
+                "open": 0 if known else 1,
+                "text": text,
+            }
+        )
+    return rows
