@@ -22,7 +22,8 @@ from timm_lipschitz.layers import (
     register_bound,
     registered,
 )
-from timm_lipschitz.leaderboard import asserted_entries, build, render_page
+from timm_lipschitz.leaderboard import asserted_entries, build
+from timm_lipschitz.leaderboard.site import render_run_page
 from timm_lipschitz.records import CertifiedChunk
 
 
@@ -100,10 +101,10 @@ def test_asserted_modules_are_shown_wherever_the_certificate_is(
     assert run.record.certification.asserted == (module,)
     print_run(run)
     assert f"asserted, not proved: the bound of {module}" in capsys.readouterr().out
-    page = render_page([run])
+    page = render_run_page(run)
     assert "Asserted, not proved" in page
     assert module in page
-    assert "Rigorous bound" not in page
+    assert "Bound of the stored weights" not in page
 
     boards = tmp_path / "boards"
     add_run(tmp_path, boards, sample_run())
