@@ -105,7 +105,7 @@ def robust_radii() -> dict[str, Any]:
 
     Where no adversarial example was found, ``open`` is 1, ``upper`` the end of the axis, and the line is faint.
     """
-    x = {"field": "place", "type": "quantitative", "title": "Attacked images, by certified radius"}
+    x: dict[str, Any] = {"field": "place", "type": "quantitative", "title": "Attacked images, by certified radius"}
     x["axis"] = {"labels": False, "ticks": False, "grid": False}
     y = {"field": "lower", "type": "quantitative", "title": _RADIUS}
     line = {"x": x, "y": y, "y2": {"field": "upper"}}

@@ -58,7 +58,8 @@ def _certificate(record: Record) -> list[str]:
         f"- It speaks about: {certificate_name(record)}",
     ]
     if model.lipschitz_rigorous is not None:
-        lines.insert(1, f"- Bound of the stored weights, rounding counted: {model.lipschitz_rigorous!r}")
+        kind = "Bound, asserted in part" if certification.asserted else "Bound of the stored weights, rounding counted"
+        lines.insert(1, f"- {kind}: {model.lipschitz_rigorous!r}")
     if certification.asserted:
         lines.append(f"- Asserted, not proved: {markdown_text('; '.join(certification.asserted))}")
     if certification.lowered:
