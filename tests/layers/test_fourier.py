@@ -196,3 +196,17 @@ def test_given_transform_matrices_are_those_that_would_be_computed(size: tuple[i
     block = block_form(fourier.kernel_spectrum(torch.randn(2, 3, 1, 1, dtype=torch.float64), *size), *size)
     given = list(fourier.transform_matrices(*size, x.device))
     assert torch.equal(fourier.fourier_product(x, block, transforms=given), fourier.fourier_product(x, block))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_products_take_its_dtype_and_transforms_do_not(dtype: torch.dtype) -> None:
+    x = batch_last(torch.randn(40, 3, 4, 6))
+    block = block_form(fourier.kernel_spectrum(torch.randn(2, 3, 3, 3), 4, 6), 4, 6)
+    one, two, three, four = (matrix.float() for matrix in fourier.transform_matrices(4, 6, x.device))
+    spectrum = torch.bmm(block.to(dtype), fourier.analyse(x, one, two).to(dtype))
+    with torch.autocast("cpu", dtype):
+        found = fourier.fourier_product(x, block)
+        in_double = fourier.fourier_product(x.double(), block.double())
+    assert torch.equal(found, fourier.synthesise(spectrum.float(), None, three, four))
+    assert found.dtype == torch.float32
+    assert torch.equal(in_double, fourier.fourier_product(x.double(), block.double()))

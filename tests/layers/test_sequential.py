@@ -4,11 +4,18 @@ import copy
 
 import pytest
 import torch
-from layer_contract import randomize, relative_error
+from layer_contract import HALF_PRECISION, randomize, relative_error
 from torch import Tensor, nn
 
 from timm_lipschitz.errors import InvalidInputError
-from timm_lipschitz.layers import LipschitzSequential, SandwichConv2d, SandwichFourierConv2d, SandwichLinear, fourier
+from timm_lipschitz.layers import (
+    LipschitzSequential,
+    SandwichConv2d,
+    SandwichFourierConv2d,
+    SandwichLinear,
+    fourier,
+    sequential,
+)
 from timm_lipschitz.layers.sequential import IMAGES_AT_ONCE, can_link, run_linked
 
 CHAINS = {
@@ -87,11 +94,29 @@ def test_output_has_the_dtype_of_the_input(dtype: torch.dtype) -> None:
     assert (found.double() - expected).abs().max() < (1e-4 if dtype == torch.float32 else 0.1)
 
 
-def test_autocast_does_not_reach_the_products() -> None:
+def test_autocast_reaches_the_products_with_activations_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, x = chain("paper", (8, 8)).float(), inputs((8, 8)).float()
+    expected, linked = layers(x), []
+    real = sequential.multiply
+
+    def multiply(operators):
+        linked.append(real(operators))
+        return linked[-1]
+
+    monkeypatch.setattr(sequential, "multiply", multiply)
     with torch.autocast("cpu", torch.bfloat16):
         found = layers(x)
-    assert torch.equal(found, layers(x))
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < HALF_PRECISION
+    under_autocast, linked[:] = list(linked), []
+    assert torch.equal(layers(x), expected)
+    tensors = [
+        [value for operators in made for operator in operators for value in vars(operator).values()]
+        for made in (under_autocast, linked)
+    ]
+    compared = [pair for pair in zip(*tensors, strict=True) if isinstance(pair[0], Tensor)]
+    assert compared
+    assert all(torch.equal(one, other) for one, other in compared)
 
 
 def test_images_of_another_size_are_refused_naming_both() -> None:

@@ -236,7 +236,10 @@ def _product(block: Tensor, spectrum: Tensor) -> Tensor:
     return torch.bmm(block, spectrum)
 
 
-def _fourier_product(x: Tensor, block: Tensor, bias: Tensor | None, stride: int, transforms: list[Tensor]) -> Tensor:
+def _fourier_product(
+    x: Tensor, block: Tensor, multiplied: Tensor, bias: Tensor | None, stride: int, transforms: list[Tensor]
+) -> Tensor:
+    """`fourier_product` with transforms in the dtype of ``block`` and products in that of ``multiplied``, its copy."""
     width, height, channels, batch = x.shape
     if stride == 2:
         width, height, channels = width // 2, height // 2, 2 * channels
@@ -245,15 +248,15 @@ def _fourier_product(x: Tensor, block: Tensor, bias: Tensor | None, stride: int,
         transforms = [a.to(block.dtype), b.to(block.dtype), c.to(block.dtype), d.to(block.dtype)]
     x = x.to(block.dtype)
     if stride == 1:
-        product = _product(block, analyse(x, transforms[0], transforms[1]))
+        product = _product(multiplied, analyse(x, transforms[0], transforms[1]).to(multiplied.dtype))
     else:
         even, odd = x.view(width, 2, height, channels, batch).unbind(1)  # columns; rows 2h and 2h + 1 as channels
-        of_even, of_odd = block.chunk(2)
-        product = _product(of_even, analyse(even, transforms[0], transforms[1]))
-        product += _product(of_odd, analyse(odd, transforms[0], transforms[1]))
+        of_even, of_odd = multiplied.chunk(2)
+        product = _product(of_even, analyse(even, transforms[0], transforms[1]).to(multiplied.dtype))
+        product += _product(of_odd, analyse(odd, transforms[0], transforms[1]).to(multiplied.dtype))
     if bias is not None:
         bias = bias.to(block.dtype)
-    return synthesise(product, bias, transforms[2], transforms[3])
+    return synthesise(product.to(block.dtype), bias, transforms[2], transforms[3])
 
 
 @register_notrace_function
@@ -263,14 +266,18 @@ def fourier_product(
     """Circular convolution of (W, H, p, B) with a response in block form (F, 2q, 2p), plus ``bias`` (q,).
 
     -> (W, H, q, B). With ``stride`` 2 the convolution of the space-to-depth of ``x``, of even sizes, with a response
-    as `phase_blocks` gives it: -> (W/2, H/2, q, B). Computed in float32 or better. ``transforms`` are the
-    `transform_matrices` of the output's size in the response's dtype, or empty: then they are computed.
+    as `phase_blocks` gives it: -> (W/2, H/2, q, B). Computed in float32 or better; under autocast the
+    products with a float32 response are in autocast's dtype, and the transforms still in float32. ``transforms`` are
+    the `transform_matrices` of the output's size in the response's dtype, or empty: then they are computed.
     """
     if transforms is None:
         transforms = []
     if torch.jit.is_scripting():
-        return _fourier_product(x, block, bias, stride, transforms)
+        return _fourier_product(x, block, block, bias, stride, transforms)
     if x.is_meta:
-        return _fourier_product(x, block, bias, stride, transforms)
-    with torch.autocast(x.device.type, enabled=False):
-        return _fourier_product(x, block, bias, stride, transforms)
+        return _fourier_product(x, block, block, bias, stride, transforms)
+    device, multiplied = x.device.type, block
+    if torch.is_autocast_enabled(device) and block.dtype == torch.float32:
+        multiplied = block.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return _fourier_product(x, block, multiplied, bias, stride, transforms)

@@ -118,17 +118,18 @@ def _is_watched(layer: nn.Module) -> bool:
 def run_linked(layers: Iterable[Any], x: Tensor, indices: Collection[int] = ()) -> tuple[Tensor, list[Tensor]]:
     """Sandwich layers on ``x`` with neighbouring factors multiplied, in their parameters' precision, float32 or better.
 
-    A layer's ``steps(in_shape)`` are an `Affine` without bias, or none, and then one `Sandwich`. Returned are the last
-    layer's output, and in order those of the layers in ``indices``.
+    Under autocast so are the factors and their products; those with activations are in autocast's dtype. A layer's
+    ``steps(in_shape)`` are an `Affine` without bias, or none, and then one `Sandwich`. Returned are the last layer's
+    output, and in order those of the layers in ``indices``.
     """
     with torch.autocast(x.device.type, enabled=False):
         maps = _link(layers, tuple(x.shape[1:]), indices)
-        if x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
-            outputs = _run(maps, x)
-        else:
-            parts = zip(*(_run(maps, part) for part in x.split(IMAGES_AT_ONCE)), strict=True)
-            outputs = [join_batches(part) for part in parts]
-        *taken, last = [y.to(x.dtype) for y in outputs]
+    if x.device.type != "cpu" or x.shape[0] <= IMAGES_AT_ONCE:
+        outputs = _run(maps, x)
+    else:
+        parts = zip(*(_run(maps, part) for part in x.split(IMAGES_AT_ONCE)), strict=True)
+        outputs = [join_batches(part) for part in parts]
+    *taken, last = [y.to(x.dtype) for y in outputs]
     return last, taken
 
 
