@@ -165,6 +165,28 @@ def test_unknown_model_data_and_files(tmp_path: Path, images: Path) -> None:
     assert f"The folder {tmp_path / 'nowhere'} does not exist" in files.stderr
 
 
+def test_a_run_starts_with_an_estimate_of_what_is_left(
+    images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
+) -> None:
+    typed = arguments(images, f"local-dir:{trained}", *ATTACKS, "--batch-size", 3, "--run-dir", tmp_path / "r")
+
+    def estimated(text: str) -> dict[str, int]:
+        before, _, _ = text.partition("at most")[2].partition("at most ")  # the heading's, then the total's
+        rows = [line.split() for line in before.splitlines() if " at l2:" in line]
+        return {" ".join(row[:3]): int(row[4]) for row in rows}
+
+    dry = call(*typed, "--dry-run")
+    interrupt_at(Attacker, "attack", 3)
+    first = call(*typed)
+    resumed = call(*typed, "--resume")
+    again = call(*typed, "--resume")
+    whole, left = estimated(first.stdout), estimated(resumed.stdout)
+    assert whole == estimated(dry.stdout)
+    assert sum(left.values()) == sum(whole.values()) - 6
+    assert resumed.stdout.index("at most") < resumed.stdout.index("clean")
+    assert "at most" not in again.stdout
+
+
 def test_a_dry_run_prints_an_estimate_and_writes_nothing(
     images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

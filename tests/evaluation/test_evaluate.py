@@ -294,6 +294,25 @@ def test_a_dry_run_says_what_would_be_attacked_and_writes_nothing(tmp_path, monk
     assert found.batch_memory is None
 
 
+def test_an_estimate_measures_halves_of_a_batch_that_does_not_fit(monkeypatch):
+    model = sandwich()
+    images = labelled_as_predicted(model)
+    module = importlib.import_module("timm_lipschitz.evaluation.estimate")  # the package's name is the function's
+    original, sizes = module._input_gradient, []
+
+    def scarce(network, pixels):
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("no more")
+        sizes.append(len(pixels))
+        return original(network, pixels)
+
+    monkeypatch.setattr(module, "_input_gradient", scarce)
+    found = dry_run(model, images, ["l2:0.5"], ["pgdl2"])
+    assert found.stages[0].images == 10
+    assert found.stages[0].seconds > 0
+    assert set(sizes) == {2, 3}
+
+
 def test_a_function_is_evaluated_like_a_module(tmp_path):
     model = Plain()
     images = labelled_as_predicted(model)

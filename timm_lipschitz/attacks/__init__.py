@@ -6,6 +6,7 @@
 
 from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
 from timm_lipschitz.attacks._loop import Progress
+from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._plan import Cost, Kind, NamedAttack, Plan, Problem, SubAttack, longest_costs
 from timm_lipschitz.attacks._seeding import stable_seed
 from timm_lipschitz.attacks.catalogue import ATTACK_SETS, CATALOGUE, attack_names, expand_sets, find_attack
@@ -27,8 +28,10 @@ __all__ = [
     "attack_names",
     "expand_sets",
     "find_attack",
+    "free_cached_memory",
     "frozen_for_attack",
     "full_float32",
+    "is_out_of_memory",
     "longest_costs",
     "project_to_ball",
     "run_attack",

@@ -72,7 +72,8 @@ def print_estimate(estimate: "Estimate") -> None:
         table.add_row(Text(stage.stage), *cells)
     output().print(table)
     memory = "" if estimate.batch_memory is None else f"; a batch takes {estimate.batch_memory / 2**30:.1f} GiB"
-    output().print(f"\nat most {_duration(estimate.seconds)} on this machine, as if every image stood{memory}")
+    where = "on this machine" if estimate.ranks == 1 else f"on {estimate.ranks} devices like this one"
+    output().print(f"\nat most {_duration(estimate.seconds)} {where}, as if every image stood{memory}\n")
 
 
 def _duration(seconds: float) -> str:

@@ -91,7 +91,7 @@ def evaluate(
 
     Every finished batch is kept in --run-dir: after an interrupt, --resume
     goes on, and the record is the same. Under torchrun the ranks share the
-    work.
+    work. Before the first attack comes an estimate of what is left.
 
     Examples:
       timm-lipschitz evaluate sandwich_cnn.mnist --data mnist
@@ -172,6 +172,7 @@ def evaluate(
             record_id=name,
             command=["timm-lipschitz", *typed_arguments(ctx)],
             progress=show,
+            on_estimate=print_estimate,
         )
     if os.environ.get("RANK", "0") != "0":
         return  # rank 0 says it

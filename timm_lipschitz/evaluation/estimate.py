@@ -8,17 +8,16 @@ a batch. Images that break early, and early forwards without a gradient, make th
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..attacks import Problem, find_attack, longest_costs
+from ..attacks import Problem, find_attack, free_cached_memory, is_out_of_memory, longest_costs
 from ..data import ImageDataset
-from ..records import ImageTable, Manifest
-from ..threat_model import ThreatModel
+from ..records import ImageTable, Manifest, certified_mask
 from .subject import Subject
-from .units import attack_units
+from .units import AttackUnit, attack_units
 
 __all__ = ["Estimate", "StageEstimate", "estimate"]
 
@@ -38,57 +37,85 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do in a run, and the memory of a batch in bytes on a GPU (None elsewhere)."""
+    """What is left to do in a run, and the memory of a batch in bytes on a GPU (None elsewhere).
+
+    ``ranks`` share the work.
+    """
 
     stages: tuple[StageEstimate, ...]
     batch_memory: int | None
+    ranks: int = 1
 
     @property
     def seconds(self) -> float:
-        """Of all stages together."""
-        return sum(stage.seconds for stage in self.stages)
+        """Of all stages together, where each rank has a device as fast as this one."""
+        return sum(stage.seconds for stage in self.stages) / self.ranks
 
 
-def estimate(manifest: Manifest, subject: Subject, data: ImageDataset, images: ImageTable) -> Estimate:
-    """Bounds for each attack at each threat model, from a few measured batches."""
-    seconds_of: dict[int, float] = {}
-    memory = None
-    units = attack_units(manifest, images)
-    stages: list[StageEstimate] = []
-    for text in manifest.attack_at:
-        threat_model = ThreatModel.parse(text)
+def estimate(
+    manifest: Manifest,
+    subject: Subject,
+    data: ImageDataset,
+    images: ImageTable,
+    *,
+    done: Callable[[AttackUnit], bool] = lambda unit: False,
+    ranks: int = 1,
+) -> Estimate:
+    """Bounds for each attack at each threat model, from a few measured batches; ``done`` says what needs no work."""
+    measured = _Measured(subject, data)
+    stages: dict[str, list[AttackUnit]] = {}
+    for unit in attack_units(manifest, images):
+        stages.setdefault(unit.stage, []).append(unit)
+    count = manifest.attacked.count if manifest.attacked else 0
+    found: list[StageEstimate] = []
+    for stage, units in stages.items():
+        threat_model = units[0].threat_model
         problem = Problem(threat_model, manifest.model.num_classes, manifest.model.input_size, manifest.batch_size)
-        for attack in manifest.attacks:
-            costs = longest_costs(find_attack(attack, threat_model.norm).build(problem))
-            mine = [unit for unit in units if unit.attack == attack and unit.threat_model == threat_model]
-            if not mine and any(unit.answers_for(threat_model, attack) for unit in units):
-                continue
-            total, forwards = 0.0, 0
-            for unit, cost in itertools.product(mine, costs):
-                loops, size = (1, len(unit.indices)) if cost.at_once is None else (len(unit.indices), cost.at_once)
-                if size not in seconds_of:
-                    rows = itertools.islice(itertools.cycle(unit.indices.tolist()), size)
-                    seconds_of[size], memory = _measure(subject, data.pixels(list(rows)), memory)
-                total += loops * cost.forwards * cost.gradients * seconds_of[size]
-                forwards += loops * cost.forwards * size
-            count = sum(len(unit.indices) for unit in mine)
-            correct = int(images.correct[: manifest.attacked.count].sum()) if manifest.attacked else 0
-            undecided = sum(len(unit.indices) for unit in mine if not unit.audit)
-            stages.append(StageEstimate(f"{attack} at {threat_model}", correct - undecided, count, forwards, total))
-    return Estimate(tuple(stages), memory)
+        costs = longest_costs(find_attack(units[0].attack, threat_model.norm).build(problem))
+        left = [unit for unit in units if not done(unit)]
+        seconds, forwards = 0.0, 0
+        for unit, cost in itertools.product(left, costs):
+            loops, size = (1, len(unit.indices)) if cost.at_once is None else (len(unit.indices), cost.at_once)
+            seconds += loops * cost.forwards * cost.gradients * measured.seconds(size)
+            forwards += loops * cost.forwards * size
+        proved = int(certified_mask(images, threat_model, manifest.model.pixels)[:count].sum())
+        found.append(StageEstimate(stage, proved, sum(len(unit.indices) for unit in left), forwards, seconds))
+    return Estimate(tuple(found), measured.memory, ranks)
 
 
-def _measure(subject: Subject, images: Tensor, memory: int | None) -> tuple[float, int | None]:
-    """Seconds of a forward with gradient on a batch, the median of a few, and the peak memory so far."""
-    pixels = images.to(subject.device)
-    on_gpu = subject.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(subject.device)
-    network = subject.executed
-    times = _times(lambda: _input_gradient(network, pixels), on_gpu)
-    if on_gpu:
-        memory = max(memory or 0, torch.cuda.max_memory_allocated(subject.device))
-    return sorted(times)[len(times) // 2], memory
+@dataclass
+class _Measured:
+    """Times of forwards with gradient, by the size of the batch; ``memory`` is their peak on a GPU."""
+
+    subject: Subject
+    data: ImageDataset
+    memory: int | None = None
+    _seconds: dict[int, float] = field(default_factory=dict)
+
+    def seconds(self, size: int) -> float:
+        """Of one batch, the median of a few; of its halves where it does not fit into memory."""
+        if size not in self._seconds:
+            try:
+                self._seconds[size] = self._measure(size)
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                free_cached_memory()
+                self._seconds[size] = self.seconds(size // 2) + self.seconds(size - size // 2)
+        return self._seconds[size]
+
+    def _measure(self, size: int) -> float:
+        device = self.subject.device
+        rows = torch.arange(size) % len(self.data)
+        pixels = self.data.pixels(rows, device=device)
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        network = self.subject.executed
+        times = _times(lambda: _input_gradient(network, pixels), on_gpu)
+        if on_gpu:
+            self.memory = max(self.memory or 0, torch.cuda.max_memory_allocated(device))
+        return sorted(times)[len(times) // 2]
 
 
 def _times(function: Callable[[], object], on_gpu: bool) -> Sequence[float]:

@@ -75,6 +75,7 @@ def evaluate(
     record_id: str | None = None,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
+    on_estimate: Callable[[Estimate], None] | None = None,
 ) -> Run:
     """Certifies and attacks a model on a data set; writes a record, two tables and ``run.json`` into ``run_dir``.
 
@@ -106,6 +107,8 @@ def evaluate(
         command: the command line to write into ``run.json``; this process's by default.
         progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its
             stage.
+        on_estimate: called once before the first attack, of rank 0, with what is left to attack and the most that it
+            takes, measured on a few batches.
 
     Raises:
         InvalidInputError: threat models, limits or data that do not fit the model.
@@ -130,7 +133,7 @@ def evaluate(
         started, words = utc_text(clock.started), list(sys.argv if command is None else command)
         resumed = resume or ranks.restarted
         with RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words) as folder:
-            work = _Work(folder, setup.subject(), setup.data, ranks, clock, words, progress)
+            work = _Work(folder, setup.subject(), setup.data, ranks, clock, words, progress, on_estimate)
             return work.run()
 
 
@@ -272,6 +275,7 @@ class _Work:
     clock: RunClock
     command: Sequence[str]
     progress: Progress | None
+    on_estimate: Callable[[Estimate], None] | None
     _own_seconds: float = field(default=0.0, init=False)
 
     def run(self) -> Run:
@@ -281,6 +285,7 @@ class _Work:
         images = self._certified()
         units = attack_units(self.folder.manifest, images)
         try:
+            self._estimate(images, units)
             self._attack(images, units)
             if self.ranks.rank != 0:
                 return self._wait_for_record()
@@ -341,6 +346,22 @@ class _Work:
         self._own_seconds += chunk.seconds
 
     # ---- attacks -------------------------------------------------------------------------------------------------
+
+    def _estimate(self, images: ImageTable, units: Sequence[AttackUnit]) -> None:
+        left = any(not self.folder.has(unit.name) for unit in units)
+        if self.on_estimate is None or self.ranks.rank != 0 or not left:
+            return
+        manifest, ranks = self.folder.manifest, self.ranks.size
+        self.on_estimate(
+            estimate(
+                manifest,
+                self.subject,
+                self.data,
+                images,
+                done=lambda unit: self.folder.has(unit.name),
+                ranks=ranks,
+            )
+        )
 
     def _attack(self, images: ImageTable, units: Sequence[AttackUnit]) -> None:
         attacker = Attacker(self.folder.manifest, self.subject, self.data, images, self.folder.path)
