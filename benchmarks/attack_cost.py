@@ -4,7 +4,9 @@ One model, the same images, several eps, in one run: `timm_lipschitz.evaluate` (
 against pyautoattack's ``run_standard_evaluation`` on every correct image, (i) of the folded network and (ii) of the
 layers one by one, their weights computed once, as the authors of the sandwich layer evaluate theirs. Wall time,
 forwards, and whether the same images stand. At each eps the contestants take turns in one process. ``--audit`` also
-attacks every certified image. One JSON record; no earlier one is overwritten, and it grows with every measurement.
+attacks every certified image; ``--overhead N`` runs the attacks' own classes on the undecided images without the engine
+around them, in turn with it, N times; ``--ranks N`` compares N processes with one, each with one thread. One JSON
+record; no earlier one is overwritten, and it grows with every measurement.
 
     python benchmarks/attack_cost.py sandwich_cnn.mnist --limit 60
 """
@@ -12,10 +14,14 @@ attacks every certified image. One JSON record; no earlier one is overwritten, a
 import argparse
 import json
 import math
+import os
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images (default: 60, on a GPU 1,000)")
     parser.add_argument("--reference", action="append", choices=list(REFERENCES), help="repeatable (default: both)")
     parser.add_argument("--audit", action="store_true", help="at last, attack every certified image all the same")
+    parser.add_argument("--overhead", type=int, default=0, metavar="N", help="time the bare attack classes, N times")
+    parser.add_argument("--ranks", type=int, default=0, metavar="N", help="compare N processes of torchrun with one")
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images in one batch (default: 250)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
@@ -108,6 +116,13 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, An
     result["totals"] = totals(result["measured"], references)
     if options.audit:
         result["audit"] = [_audit(loaded, dataset, threat_model, options, device) for threat_model in threat_models]
+    if options.overhead:
+        result["overhead"] = [
+            _overhead(loaded, dataset, threat_model, options, device) for threat_model in threat_models
+        ]
+        write_atomic(options.out, _json(result))
+    if options.ranks:
+        result["ranks"] = _ranks(threat_models, limit, options)
     write_atomic(options.out, _json(result))
     return result
 
@@ -231,6 +246,114 @@ def _audit(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Names
     }
 
 
+def _overhead(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """Seconds of `evaluate` without its certification, over those of the attack classes alone on the same images.
+
+    Both run chunk by chunk from the same seeds, on the images that no certificate decides; medians over the repeats.
+    """
+    from timm_lipschitz.evaluation import evaluate
+    from timm_lipschitz.records import Status
+
+    ours: list[float] = []
+    bare: list[float] = []
+    images = 0
+    for _ in range(options.overhead):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, run = _timed(
+                lambda folder=folder: evaluate(
+                    loaded,
+                    dataset,
+                    [threat_model],
+                    ["autoattack"],
+                    run_dir=Path(folder) / "run",
+                    seed=options.seed,
+                    batch_size=options.batch_size,
+                    device=device,
+                ),
+                device,
+            )
+        ours.append(seconds - run.run_info.seconds["certify"])
+        undecided = [Status.BROKEN.value, Status.STANDING.value]
+        index = [int(i) for i, status in zip(run.attacks.index, run.attacks.status, strict=True) if status in undecided]
+        images = len(index)
+        bare.append(_bare(loaded.model, dataset, index, threat_model, options, device))
+    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
+    return {
+        "threat_model": str(threat_model),
+        "images": images,
+        "repeats": options.overhead,
+        "seconds": statistics.median(ours),
+        "bare_seconds": statistics.median(bare),
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }
+
+
+def _bare(
+    model: Any, dataset: Any, index: Sequence[int], threat_model: Any, options: argparse.Namespace, device: Any
+) -> float:
+    """Seconds of AutoAttack's classes on the images ``index``, each on what those before it left standing."""
+    import torch
+
+    import timm_lipschitz
+    from timm_lipschitz.attacks import Problem, find_attack, full_float32, stable_seed
+
+    network = timm_lipschitz.fold(model).float().to(device).eval().requires_grad_(False)
+    shape = dataset.image_shape
+    problem = Problem(threat_model, dataset.num_classes, shape, options.batch_size)
+    plan = find_attack("autoattack", threat_model.norm).build(problem)
+
+    def attack() -> None:
+        for number, start in enumerate(range(0, len(index), options.batch_size)):
+            rows = index[start : start + options.batch_size]
+            seed = stable_seed(options.seed, str(threat_model), "autoattack", number)
+            images, labels = dataset.pixels(rows, device=device), dataset.labels[rows].to(device)
+            for entry in plan.sub_attacks:
+                if len(images) == 0:
+                    break
+                torch.manual_seed(seed)
+                points = entry.start(network, device)(images.clone(), labels.clone(), seed)
+                with torch.no_grad():
+                    standing = network(points).argmax(dim=1) == labels
+                images, labels = images[standing], labels[standing]
+
+    with torch.random.fork_rng(), full_float32(device):
+        return _timed(attack, device)[0]
+
+
+def _ranks(threat_models: Sequence[Any], limit: int, options: argparse.Namespace) -> dict[str, Any]:
+    """From the first session to the record, in the whole seconds of ``run.json``: imports are left out."""
+    found = {size: _torchrun(size, threat_models, limit, options) for size in (1, options.ranks)}
+    return {
+        "threads_each": 1,
+        "seconds": {str(size): seconds for size, (seconds, _) in found.items()},
+        "ratio": found[1][0] / found[options.ranks][0],
+        "same_record": len({record for _, record in found.values()}) == 1,
+    }
+
+
+def _torchrun(size: int, threat_models: Sequence[Any], limit: int, options: argparse.Namespace) -> tuple[float, bytes]:
+    from timm_lipschitz.errors import RunDirectoryError
+    from timm_lipschitz.records import read_run
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+        command += ["-m", "timm_lipschitz", "evaluate", options.model, "--data", options.data, "--attack", "autoattack"]
+        command += [word for threat_model in threat_models for word in ("--threat-model", str(threat_model))]
+        command += ["--limit", str(limit), "--batch-size", str(options.batch_size), "--seed", str(options.seed)]
+        command += ["--run-dir", str(run_dir), "--resume"]
+        command += ["--data-dir", options.data_dir] if options.data_dir else []
+        command += ["--device", options.device] if options.device else []
+        root = str(Path(__file__).resolve().parents[1])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RunDirectoryError(f"{size} ranks ended with {done.returncode}: {done.stderr[-500:]}")
+        info = read_run(run_dir).run_info
+        started, finished = (datetime.fromisoformat(text) for text in (info.started, info.finished))
+        return max(1.0, (finished - started).total_seconds()), (run_dir / "record.json").read_bytes()
+
+
 def totals(measured: Sequence[dict[str, Any]], references: Sequence[str]) -> dict[str, Any]:
     """Seconds and forwards over all eps together, and the ratio of each reference to ours."""
     ours = {key: sum(row["ours"][key] for row in measured) for key in ("seconds", "forwards", "images_forwarded")}
@@ -270,6 +393,14 @@ def print_result(result: dict[str, Any]) -> None:
     for name in references:
         same = "the same images stand" if result["totals"][name]["same_standing"] else "OTHER IMAGES STAND"
         output().print(f"{name}: {REFERENCES[name]}; {same}")
+    for row in result.get("audit", ()):
+        output().print(f"audit at {row['threat_model']}: {row['audited']} of {row['certified']} certified, none broken")
+    for row in result.get("overhead", ()):
+        ratio = row["ratio"]["median"]
+        output().print(f"engine over bare attack classes at {row['threat_model']}, {row['images']} images: {ratio:.3f}")
+    if "ranks" in result:
+        ranks, record = result["ranks"], "the same record" if result["ranks"]["same_record"] else "ANOTHER RECORD"
+        output().print(f"one rank over {list(ranks['seconds'])[-1]}: {ranks['ratio']:.2f}, {record}")
 
 
 def _counting(network: Any, calls: list[int]) -> Any:

@@ -80,6 +80,10 @@ def evaluate(
     img_size: ImageSizeOption = None,
     batch_size: BatchSizeOption = 250,
     device: DeviceOption = None,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Attack the network through torch.compile; measure whether that is faster."),
+    ] = False,
 ) -> None:
     r"""Certify and attack a model on the test images, and write a record with one row an image.
 
@@ -146,6 +150,7 @@ def evaluate(
                     seed=seed,
                     batch_size=batch_size,
                     device=where,
+                    compile=compile,
                     progress=show,
                 )
             )
@@ -169,6 +174,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             device=where,
+            compile=compile,
             record_id=name,
             command=["timm-lipschitz", *typed_arguments(ctx)],
             progress=show,

@@ -72,6 +72,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 250,
     device: str | torch.device | None = None,
+    compile: bool = False,
     record_id: str | None = None,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -103,6 +104,8 @@ def evaluate(
         seed: of the run; every chunk of ``batch_size`` attacked images has a seed of its own, derived from it.
         batch_size: images in one chunk of an attack, and in one batch of certification.
         device: where the network runs; CUDA where there is one, by default (under torchrun each rank takes its own).
+        compile: run the attacked network, and its gradients, through torch.compile: minutes at the start, and other
+            rounding; measure whether it gains. The record says so.
         record_id: name of the record in a leaderboard; by default the model's.
         command: the command line to write into ``run.json``; this process's by default.
         progress: called as ``progress(stage, done, total)``, in images; an attack of several parts names each in its
@@ -126,14 +129,15 @@ def evaluate(
     out = Path(run_dir)
     counts = (limit, attack_limit, audit, every_image)
     setup = _Setup.checked(
-        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, record_id
+        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, compile, record_id
     )
     check_writable(out)
     with setup.ready() as manifest:
+        subject = setup.subject()
         started, words = utc_text(clock.started), list(sys.argv if command is None else command)
         resumed = resume or ranks.restarted
         with RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words) as folder:
-            work = _Work(folder, setup.subject(), setup.data, ranks, clock, words, progress, on_estimate)
+            work = _Work(folder, subject, setup.data, ranks, clock, words, progress, on_estimate)
             return work.run()
 
 
@@ -151,6 +155,7 @@ def dry_run(
     seed: int = 0,
     batch_size: int = 250,
     device: str | torch.device | None = None,
+    compile: bool = False,
     progress: Progress | None = None,
 ) -> Estimate:
     """What `evaluate` with these arguments would attack and at most take: certifies, measures, and writes nothing.
@@ -158,7 +163,9 @@ def dry_run(
     Raises as `evaluate` before its first attack.
     """
     counts = (limit, attack_limit, audit, every_image)
-    setup = _Setup.checked(model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, None)
+    setup = _Setup.checked(
+        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, compile, None
+    )
     with setup.ready() as manifest:
         subject, data = setup.subject(), setup.data
         report = None if progress is None else lambda done, total: progress("certify", done, total)
@@ -188,6 +195,7 @@ class _Setup:
     seed: int
     batch_size: int
     device: torch.device
+    compiled: bool
     record_id: str | None
 
     @classmethod
@@ -205,6 +213,7 @@ class _Setup:
         seed: int,
         batch_size: int,
         device: str | torch.device | None,
+        compile: bool,
         record_id: str | None,
     ) -> "_Setup":
         loaded = as_loaded(model)
@@ -227,7 +236,9 @@ class _Setup:
         if num_classes := getattr(loaded.model, "num_classes", None):
             check_classes(int(num_classes), dataset)
         where = torch.device(device) if device is not None else _default_device(Ranks.of_environment())
-        return cls(loaded, dataset, plan, evaluated, attacked, audit, every_image, seed, batch_size, where, record_id)
+        return cls(
+            loaded, dataset, plan, evaluated, attacked, audit, every_image, seed, batch_size, where, compile, record_id
+        )
 
     @property
     def data(self) -> ImageDataset:
@@ -235,7 +246,10 @@ class _Setup:
         return self.dataset.subset(self.evaluated.count)
 
     def subject(self) -> Subject:
-        return Subject(self.loaded.model.to(self.device), self.device)
+        """Raises `InvalidInputError` for a model that is to be compiled and cannot be."""
+        subject = Subject(self.loaded.model.to(self.device), self.device, self.compiled)
+        subject.require_executable(self.data.pixels(range(min(2, len(self.data)))))
+        return subject
 
     @contextmanager
     def ready(self) -> Iterator[Manifest]:
@@ -252,6 +266,7 @@ class _Setup:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 device=self.device,
+                compiled=self.compiled,
                 record_id=self.record_id,
             )
 

@@ -60,11 +60,14 @@ class CleanAndCertified:
 class Subject:
     """A model under evaluation, in eval mode on ``device``. ``certifiable``: whether it has a known Lipschitz bound.
 
+    With ``compiled`` the attacks run it through torch.compile; certificates and the alarm never do.
+
     What is derived from its weights is made once: they must not change meanwhile.
     """
 
     model: nn.Module
     device: torch.device
+    compiled: bool = False
 
     @property
     def certifiable(self) -> bool:
@@ -73,7 +76,29 @@ class Subject:
     @cached_property
     def executed(self) -> nn.Module:
         """What the attacks run: the folded network in float32, or the model itself where it cannot be folded."""
-        return fold(self.model).float().to(self.device).requires_grad_(False) if self.certifiable else self.model
+        network = self.model
+        if self.certifiable:
+            network = fold(self.model).float().to(self.device).requires_grad_(False)
+        # One graph for all sizes of a batch: a graph for each would depend on which came first, and so would rounding
+        return torch.compile(network, dynamic=True) if self.compiled else network  # type: ignore[return-value]
+
+    def require_executable(self, images: Tensor) -> None:
+        """Runs the network and an input gradient once, if it is compiled, on images (B, C, H, W).
+
+        Raises `InvalidInputError` where the compiler fails or is missing.
+        """
+        if not self.compiled:
+            return
+        pixels = images.to(self.device).requires_grad_()
+        try:
+            with torch.enable_grad():
+                torch.autograd.grad(self.executed(pixels).sum(), pixels)
+        except Exception as error:  # dynamo, inductor, triton and the system's compiler each have errors of their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InvalidInputError(
+                f"{type(self.model).__name__} cannot be compiled here ({type(error).__name__}: {reason}): leave out "
+                "--compile, or install a C++ compiler (on a GPU, Triton)"
+            ) from error
 
     @cached_property
     def certifier(self) -> Certifier:

@@ -49,6 +49,7 @@ def make_manifest(
     seed: int,
     batch_size: int,
     device: torch.device,
+    compiled: bool,
     record_id: str | None,
 ) -> Manifest:
     """The manifest of a run under the numeric settings that hold now."""
@@ -90,6 +91,7 @@ def make_manifest(
             tf32_matmul=bool(torch.backends.cuda.matmul.allow_tf32),
             tf32_cudnn=torch.backends.cudnn.allow_tf32,
             autocast=torch.is_autocast_enabled(device.type),
+            compiled=compiled,
         ),
         versions=software_versions(),
         code_sha256=_code_sha256(),

@@ -191,13 +191,14 @@ class AttackSettings(StrictModel):
 
 
 class NumericFlags(StrictModel):
-    """The settings that change floating-point results."""
+    """The settings that change floating-point results. ``compiled``: attacks ran the network through torch.compile."""
 
     device: Name
     attack_dtype: Name
     tf32_matmul: bool
     tf32_cudnn: bool
     autocast: bool
+    compiled: bool = False
 
 
 class TrainingInfo(StrictModel):

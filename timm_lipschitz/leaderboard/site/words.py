@@ -109,7 +109,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         (
             "Numerics",
             f"{flags.device}, attacks in {flags.attack_dtype}, TF32 {_on(flags.tf32_matmul or flags.tf32_cudnn)}, "
-            f"autocast {_on(flags.autocast)}",
+            f"autocast {_on(flags.autocast)}" + (", compiled" if flags.compiled else ""),
         ),
         ("Versions", ", ".join(f"{package} {version}" for package, version in record.versions.items())),
         ("Machine", ", ".join(filter(None, [hardware.processor, f"{hardware.threads} threads", hardware.accelerator]))),
