@@ -15,7 +15,15 @@ from torch import nn
 
 from timm_lipschitz import certify
 from timm_lipschitz.certification import network_bound
-from timm_lipschitz.certification.report import SoundnessReport, _up, percent_down, render_report, soundness_report
+from timm_lipschitz.certification.certify import Arithmetic
+from timm_lipschitz.certification.report import (
+    SoundnessReport,
+    _two_digits_up,
+    _up,
+    percent_down,
+    render_report,
+    soundness_report,
+)
 from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential, register_bound, registered
@@ -46,6 +54,52 @@ def test_bounds_are_those_of_the_certificates() -> None:
     assert found.layers[0].nominal == pytest.approx(math.sqrt(2))
     assert found.asserted == ()
     assert "real" in found.guarantee
+
+
+@pytest.mark.parametrize("arithmetic", ["real", "float64", "float32"])
+def test_rounding_by_layer_adds_up_to_what_certificates_count(arithmetic: Arithmetic) -> None:
+    model = small_net()
+    images = random_images(model, 1).float()
+    certificates = certify(model, images, arithmetic=arithmetic)
+    found = soundness_report(model, images, certificates, title="mine")
+    error = certificates.error if arithmetic == "real" else certificates.ball_error
+    assert sum(part.error for part in found.rounding) == pytest.approx(error.item(), rel=1e-3)
+    assert [part.name for part in found.rounding] == ["stages.0", "stages.1", "head.layers.0", "head.fc"]
+    assert found.rounding[0].operation == "Circulant 1x4x4 to 3x4x4, relu"
+    assert all(part.error > 0 for part in found.rounding)
+    for format in ("md", "html"):
+        page = render_report(found, format)
+        for part in found.rounding:
+            assert part.operation in page
+            assert _two_digits_up(part.error) in page
+        where = "in float64" if arithmetic == "real" else f"as executed in {arithmetic}, within its radius"
+        assert f"at most {_two_digits_up(error.item())} {where}" in page
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.01e-7, 9.96e-5, 1.25, -3.14e-9, 2.0**-1074, 1e300])
+def test_errors_are_rounded_up_to_two_digits(value: float) -> None:
+    shown = _two_digits_up(value)
+    assert value <= float(shown) <= value + abs(value) * 0.1 + 1e-323
+    assert re.fullmatch(r"-?\d\.\de[+-]\d+", shown)
+
+
+def test_settings_are_told() -> None:
+    model, flags = small_net(), torch.backends.cuda.matmul
+    images, before = random_images(model, 1), flags.allow_tf32
+    certificates = certify(model, images)
+    try:
+        flags.allow_tf32 = True
+        with torch.autocast("cpu"):
+            found = dict(soundness_report(model, images, certificates, title="mine").flags)
+    finally:
+        flags.allow_tf32 = before
+    assert (found["TF32 in matrix products"], found["Autocast"]) == ("on", "on")
+    plain = soundness_report(model, images, certificates, title="mine")
+    assert dict(plain.flags)["Autocast"] == "off"
+    for format in ("md", "html"):
+        for label, value in plain.flags:
+            assert label in render_report(plain, format)
+            assert value in render_report(plain, format)
 
 
 def test_lower_bound_is_not_below_what_one_gradient_shows() -> None:
@@ -80,7 +134,7 @@ def test_pages_hold_every_layer_and_no_markup_of_others(format: str) -> None:
     assert repr(found.rigorous) in page
     if format == "md":
         assert "](" not in page
-        assert {line.count("|") for line in page.splitlines() if line.startswith("| stages")} == {8}
+        assert [line.count("|") for line in page.splitlines() if line.startswith("| stages")] == [8] * 3 + [5] * 2
     with pytest.raises(InvalidInputError, match=r"\.html or \.md, not \.pdf"):
         render_report(found, "pdf")
 

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, input_shape
-from ..layers.segments import segments
+from ..layers.segments import Segment, segments
 from ..layers.sequential import IMAGES_AT_ONCE
 from .bounds import asserted_modules, network_bound
 from .rounding import FLOAT32, FLOAT64, network_rounding, norms, without_scales
 
-__all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "certified", "certify", "radii"]
+__all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "SegmentError", "certified", "certify", "radii"]
 
 Arithmetic: TypeAlias = Literal["real", "float64", "float32"]
 ARITHMETIC: Arithmetic = "real"
@@ -89,6 +89,18 @@ def certify(
     return Certifier(model, arithmetic)(images, labels, batch_size=batch_size, progress=progress)
 
 
+@dataclass(frozen=True)
+class SegmentError:
+    """What rounding in one linear map and the activation behind it adds to the error of a difference of two logits.
+
+    ``name`` is the layer in which it ends, ``operation`` what is executed.
+    """
+
+    name: str
+    operation: str
+    error: float
+
+
 class Certifier:
     """What certificates of one model share: its bound, its folded networks, and the constants of their rounding.
 
@@ -119,6 +131,7 @@ class Certifier:
             self._bound = network_bound(steps)
             plain = without_scales(steps)
             executed = plain if all(getattr(step, "log_scale", None) is None for step in steps) else segments(steps)
+            self._operations = [(steps[segment.step].name, _operation(segment)) for segment in executed]
             self._segments = [nn.Sequential(*segment.to_modules()).to(self._device).eval() for segment in executed]
             self._at_image = network_rounding(steps, plain, FLOAT64)
             self._in_ball = None
@@ -176,6 +189,23 @@ class Certifier:
             prediction, margin, radius, self.lipschitz, self.arithmetic, error, ball_error, self.asserted
         )
 
+    @torch.no_grad()
+    def errors(self, images: Tensor) -> tuple[SegmentError, ...]:
+        """The largest errors among ``images`` (N, C, H, W) by segment: at an image, or anywhere within its radius.
+
+        In float64 at the image for ``real``, else in the arithmetic that the certificates name, over the ball. The
+        error of certificates is about their sum (`NetworkRounding.shares`). Raises as `certify`.
+        """
+        rounding = self._at_image if self._in_ball is None else self._in_ball
+        found = self(images)
+        radius = torch.zeros_like(found.radius) if self._in_ball is None else found.radius
+        with _plain_arithmetic(self._device):
+            exact = [sizes.cpu() for sizes in self._run(images.to(self._device))[3:]]
+        shares = rounding.shares(exact, radius).amax(dim=1) * math.sqrt(2) * (1 + 1e-9)
+        return tuple(
+            SegmentError(*operation, share) for operation, share in zip(self._operations, shares.tolist(), strict=True)
+        )
+
     def _run(self, images: Tensor) -> list[Tensor]:
         """Float64 logits and those executed, a bound of the former's error, and sizes of what enters each segment."""
         x = weighted = images.to(torch.float64)
@@ -188,6 +218,15 @@ class Certifier:
         error, exact = self._at_image.at(inputs)
         executed = x if self._float32 is None else self._float32(images.to(torch.float32)).to(torch.float64)
         return [x, executed, error, *exact]
+
+
+def _operation(segment: Segment) -> str:
+    if segment.module is not None:
+        return f"{type(segment.module).__name__}, asserted"
+    maps = " and ".join(type(operator).__name__ for operator in segment.operators)
+    sizes = "x".join(map(str, segment.operators[0].in_shape)), "x".join(map(str, segment.operators[-1].out_shape))
+    behind = "" if segment.activation in (None, "identity") else f", {segment.activation}"
+    return f"{maps} {sizes[0]} to {sizes[1]}{behind}"
 
 
 def _require_finite(logits: Tensor) -> None:

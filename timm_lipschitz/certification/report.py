@@ -8,6 +8,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ..folding import explicit_steps, fold_steps, input_shape
 from ..layers import Bounded, MatrixOperator, NormalizedLinear, Sandwich, Step
 from ..layers.steps import in_shape, out_shape
 from .bounds import step_bound
-from .certify import Certificates
+from .certify import Certificates, Certifier, SegmentError
 from .lower_bound import lipschitz_lower_bound
 
 __all__ = ["LayerBound", "SoundnessReport", "nominal_text", "render_report", "soundness_report"]
@@ -53,6 +54,7 @@ class SoundnessReport:
     guarantee: str
     facts: tuple[tuple[str, str], ...]
     layers: tuple[LayerBound, ...]
+    rounding: tuple[SegmentError, ...]
     asserted: tuple[str, ...]
     flags: tuple[tuple[str, str], ...]
 
@@ -78,6 +80,9 @@ def soundness_report(
         network, images[:points].double(), random_points=points, restarts=1, steps=40, seed=seed
     )
     radius = certificates.radius
+    executed = certificates.arithmetic != "real"
+    within = f"as executed in {certificates.arithmetic}, within its radius" if executed else "in float64"
+    error = certificates.ball_error if executed else certificates.error
     facts = (
         ("Nominal bound", nominal_text(model)),
         ("Rigorous bound", f"{certificates.lipschitz!r}, pixels to logits"),
@@ -87,6 +92,7 @@ def soundness_report(
         ("Certified", f"{int((radius > 0).sum()):,} of them with a radius above 0"),
         ("Median radius", f"{_down(radius.median().item())}, wrong predictions counted as 0"),
         ("Largest radius", _down(radius.max().item())),
+        ("Rounding", f"a difference of two logits is off by at most {_two_digits_up(error.max().item())} {within}"),
     )
     return SoundnessReport(
         title=title,
@@ -95,6 +101,7 @@ def soundness_report(
         guarantee=_guarantee(certificates),
         facts=facts,
         layers=_layer_bounds(steps),
+        rounding=Certifier(model, certificates.arithmetic).errors(images[:points]),
         asserted=certificates.asserted,
         flags=_flags(model),
     )
@@ -192,7 +199,13 @@ def render_report(report: SoundnessReport, format: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("soundness.html.j2").render(report=report, rows=_rows(report), note=LAYERS_NOTE)
+    return environment.get_template("soundness.html.j2").render(
+        report=report,
+        rows=_rows(report),
+        note=LAYERS_NOTE,
+        errors=_error_rows(report),
+        rounding_note=ROUNDING_NOTE,
+    )
 
 
 def _rows(report: SoundnessReport) -> list[tuple[str, ...]]:
@@ -203,11 +216,29 @@ def _rows(report: SoundnessReport) -> list[tuple[str, ...]]:
             layer.shapes,
             "" if layer.nominal is None else f"{layer.nominal:.6g}",
             _up(layer.bound),
-            "" if layer.defect is None else f"{layer.defect:.1e}",
+            "" if layer.defect is None else _two_digits_up(layer.defect),
             _up(layer.so_far),
         )
         for layer in report.layers
     ]
+
+
+def _error_rows(report: SoundnessReport) -> list[tuple[str, ...]]:
+    whole = sum(part.error for part in report.rounding)
+    return [
+        (
+            part.name,
+            part.operation,
+            _two_digits_up(part.error),
+            f"{100 * part.error / whole:.0f}%" if 0 < whole < math.inf else "",
+        )
+        for part in report.rounding
+    ]
+
+
+def _two_digits_up(value: float) -> str:
+    """Two significant digits, never below ``value``."""
+    return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(value):.1e}"
 
 
 def _up(value: float) -> str:
@@ -226,6 +257,8 @@ def _markdown(report: SoundnessReport) -> str:
     lines += table(
         ["layer", "kind", "shapes", "nominal bound", "rigorous bound", "defect", "bound so far"], _rows(report)
     )
+    lines += ["## Rounding", "", ROUNDING_NOTE, ""]
+    lines += table(["up to layer", "operation", "error", "share"], _error_rows(report))
     lines += ["## Settings", ""]
     lines += table(["setting", "value"], report.flags)
     return "\n".join(lines)
@@ -235,6 +268,13 @@ LAYERS_NOTE = (
     "Rigorous bounds are measured from the stored operators in float64 and rounded up, or asserted where it says so. "
     "The defect is what the operators of a sandwich layer, as stored, miss of the nominal bound 1. Certificates use "
     "the constants of pairs of classes, which are at most sqrt2 times the bound and often less."
+)
+
+ROUNDING_NOTE = (
+    "What each linear map, as folding multiplies them, and the activation behind it may add by rounding to the error "
+    "of a difference of two logits: the largest among the first images, in float64 at the image for certificates of "
+    "real arithmetic, else in the arithmetic of the certificates and anywhere within the radius. Margins are reduced "
+    "by the whole before they are divided."
 )
 
 

@@ -172,6 +172,20 @@ class NetworkRounding:
             fits &= part.growth * largest < self.precision.limit
         return torch.where(fits, a * (1 + 1e-9), torch.inf), float(b) * (1 + 1e-9)
 
+    def shares(self, exact: Sequence[Tensor], radius: Tensor) -> Tensor:
+        """What `over_ball` would be at ``radius`` (B,) if one segment alone rounded, for each of them: (segments, B).
+
+        Together they are the whole bound, but for what rounding adds to the input of later rounding.
+        """
+        quiet = {"relative": 0.0, "constant": 0.0, "active_relative": 0.0, "active_constant": 0.0, "summation": 0.0}
+        silent = [replace(part, **quiet) for part in self.parts]
+        found = []
+        for index, part in enumerate(self.parts):
+            alone = replace(self, parts=(*silent[:index], part, *silent[index + 1 :]))
+            constant, slope = alone.over_ball(exact, radius)
+            found.append(constant + slope * radius)
+        return torch.stack(found)
+
     def _propagate(self, exact: Sequence[Tensor], radius: float, one: float) -> tuple[Tensor, list[Tensor]]:
         carried = torch.zeros_like(exact[0][:, 0])
         executed = self._grown(0, exact[0], carried + radius)  # the sizes of what g hands on
