@@ -1,8 +1,9 @@
 """Attacks on the arithmetic: for each, the rule of real arithmetic is broken, and the certificate never is.
 
-The rule: float64 logits, taken for exact, over the pairs' constants. A trial is one image under one statement; there
-are more than 10,000. Sources: Jin, Ohrimenko and Rubinstein (2022), "Getting a-round guarantees: floating-point attacks
-on certified robustness"; Zombori et al. (2021), "Fooling a complete neural network verifier".
+The rule: float64 logits, taken for exact, over the pairs' constants. A trial is one image under one statement: 3,000
+next to the boundary, 6,000 with neighbouring floats, 5,000 with huge biases, 2,400 and more with log-scales, 2,400 with
+denormals, and some thousand near-ties. Sources: Jin, Ohrimenko and Rubinstein (2022), "Getting a-round guarantees:
+floating-point attacks on certified robustness"; Zombori et al. (2021), "Fooling a complete neural network verifier".
 """
 
 from __future__ import annotations
@@ -227,13 +228,18 @@ def test_near_ties(name: str) -> None:
 @pytest.mark.parametrize("size", [1e-150, 1e-165, 1e-300, 1e-308, 1e-312, 1e-320])
 def test_denormals(size: float) -> None:
     """Weights whose squares, or that themselves, are below the smallest normal number."""
-    certain = 0
+    certain = naive_broken = 0
     for seed in range(10):
         model = two_classes(20, seed)
         with torch.no_grad():
             model.weight.mul_(size)
             model.bias.mul_(size)
         images = uniform(20, 20, seed).double()
+        logits = run_linear(model, images, torch.float64)
+        naive = (logits[:, 0] - logits[:, 1]).abs() / torch.linalg.vector_norm(model.weight[0] - model.weight[1])
+        for image, label, rule in zip(images, logits.argmax(dim=1).tolist(), naive.tolist(), strict=True):
+            exact = model.exact_squared_radius(image, label)
+            naive_broken += rule > 0 and (exact is None or not math.isfinite(rule) or Fraction(rule) ** 2 > exact)
         for name in ("real", "float64"):
             found = certify(model, images, arithmetic=name)  # type: ignore[arg-type]
             for image, label, radius in zip(images, found.prediction.tolist(), found.radius.tolist(), strict=True):
@@ -241,9 +247,7 @@ def test_denormals(size: float) -> None:
                 assert Fraction(radius) ** 2 <= exact
                 certain += radius > 0
     assert (certain > 300) == (size >= 1e-300)
-    if size < 1e-308:  # squares, and then the constants that a plain norm gives, vanish
-        rows = model.weight.detach()
-        assert float(torch.linalg.vector_norm(rows[0] - rows[1])) == 0
+    assert naive_broken > 20  # a plain norm's squares vanish, and logits are rounded to multiples of 2^-1074
 
 
 def test_trained_network_at_its_boundary() -> None:

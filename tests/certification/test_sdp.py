@@ -153,6 +153,16 @@ def test_what_is_too_large_is_refused_before_any_work(monkeypatch: pytest.Monkey
         feedforward([])
 
 
+def test_convolutional_networks_of_full_size_are_refused_and_told_what_else_there_is() -> None:
+    net = timm.create_model("sandwich_cnn.mnist", pretrained=True).eval()
+    with pytest.raises(
+        NotCertifiableError, match=r"784-25088-6272-.*take a smaller image size, or certify, which needs"
+    ):
+        sdp.sdp_certificate(net)
+    with pytest.raises(NotCertifiableError, match=r"the folded network has more than 67,108,864 .* smaller image size"):
+        sdp.sdp_certificate(timm_lipschitz.fold(net))
+
+
 def test_a_network_without_operators_is_refused() -> None:
     with pytest.raises(NotCertifiableError, match="Sequential is not certifiable"):
         sdp.sdp_certificate(nn.Sequential(nn.Linear(3, 2)))

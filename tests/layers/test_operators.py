@@ -301,6 +301,21 @@ def test_spectral_bound_is_never_below_and_always_near_the_norm(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (7, 40), (8, 9), (1, 1)])
+def test_grams_in_blocks_are_whole(
+    rows: int, columns: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from timm_lipschitz.layers.operators import spectral
+
+    monkeypatch.setattr(spectral, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(spectral, "COLUMNS_AT_ONCE", 4)
+    matrix = torch.randn(2, rows, columns, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    gram, terms = spectral._gram(matrix)
+    torch.testing.assert_close(gram, matrix @ matrix.mH)
+    assert terms == min(columns, 4) + -(-columns // 4) - 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("defect", [0.0, 1e-12, 1e-8, 1e-5, 1e-3])
 def test_spectral_bound_sees_small_defects_of_orthonormal_rows(defect: float, dtype: torch.dtype) -> None:
     rows = torch.linalg.qr(torch.randn(9, 4, dtype=dtype, generator=torch.Generator().manual_seed(1)))[0].mH

@@ -8,6 +8,11 @@ goes with every bundle::
     certificate.safetensors   weight.00 ..., bias.00 ..., multiplier.00 ...
     certificate.json          lipschitz: the proved bound, activations, the hash of the weights
     check_certificate.py
+
+A convolution is a matrix here, quadratic in the image's size: dense networks of any usual width have a bundle, and
+convolutional ones of small images. One that is too large is refused before any matrix is made; `certify` proves the
+same bound layer by layer, without matrices, for networks of every size. On the command line: ``timm-lipschitz export
+certificate``.
 """
 
 import hashlib

@@ -65,6 +65,10 @@ class Circulant(MatrixOperator):
         return 2 * self.spectrum.shape[2]
 
     def absolute_norm(self) -> float:
+        return self._absolute_norm
+
+    @cached_property
+    def _absolute_norm(self) -> float:
         return modulus_norm(self.spectrum.real.abs() + self.spectrum.imag.abs())  # of the block form
 
     def rounding(self, unit: float, norm: float) -> float:

@@ -16,6 +16,7 @@ __all__ = ["convolution_bound", "power_of_two", "spectral_bound"]
 
 UNIT = 2.0**-53
 COLUMNS_AT_ONCE = 512  # a product in blocks sums fewer terms in a row, and its bound is as much smaller
+ROWS_AT_ONCE = 256
 LARGEST_CACHE = 4096
 _TINY = 2.0**-500  # more than underflow can take from squares of entries that are scaled to 1
 
@@ -70,11 +71,19 @@ def _spectral_bound(blocks: Tensor) -> float:
 
 
 def _gram(blocks: Tensor) -> tuple[Tensor, int]:
-    """``Q Q^H`` (n, q, q), and the number of terms of the longest of its sums, the sum over blocks included."""
+    """``Q Q^H`` (n, q, q), and the number of terms of the longest of its sums, the sum over blocks included.
+
+    What lies right of the diagonal's blocks is not computed twice.
+    """
     parts = blocks.split(COLUMNS_AT_ONCE, dim=-1)
-    gram = parts[0] @ parts[0].mH
-    for part in parts[1:]:
-        gram += part @ part.mH
+    gram = blocks.new_empty(*blocks.shape[:-1], blocks.shape[-2])
+    for start in range(0, blocks.shape[-2], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        below = parts[0][:, start:] @ parts[0][:, rows].mH
+        for part in parts[1:]:
+            below += part[:, start:] @ part[:, rows].mH
+        gram[:, rows, start:] = below.mH
+        gram[:, start:, rows] = below
     return gram, parts[0].shape[-1] + len(parts) - 1
 
 
