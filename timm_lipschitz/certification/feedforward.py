@@ -76,7 +76,10 @@ def feedforward(steps: Sequence[Step]) -> Feedforward:
     Raises `NotCertifiableError` for a network whose matrices would not fit into `LARGEST_NETWORK` entries, or one with
     a module of which only an asserted bound is known.
     """
-    _check_size(steps)
+    if not steps:
+        raise NotCertifiableError("a network without layers has no matrices")
+    hidden = [math.prod(s.a.out_shape) for s in steps if isinstance(s, Sandwich) and s.activation != "identity"]
+    _check_size([math.prod(in_shape(steps[0])), *hidden, math.prod(out_shape(steps[-1]))])
     weights, biases, activations = [], [], []
     linear = _Linear([], None)
     for step in steps:
@@ -111,22 +114,22 @@ def folded_feedforward(network: FoldedNetwork) -> Feedforward:
     modules = copy.deepcopy(network.layers).double().cpu().eval()
     weights, biases, activations = [], [], []
     start = torch.zeros(1, *network.in_shape, dtype=torch.float64)
+    sizes, end = [start.numel()], start
+    for module in modules:
+        if type(module) in names:
+            sizes.append(end.numel())
+        elif not type(module).__module__.startswith(folded.__name__) and not isinstance(module, nn.Flatten):
+            raise NotCertifiableError(
+                f"{type(module).__name__} is no module of a folded network, so its matrix is not known"
+            )
+        end = module(end)
+    _check_size([*sizes, end.numel()])
     pending: list[nn.Module] = []
-    entries = 0
     for module in [*modules, None]:
         if module is not None and type(module) not in names:
-            if not type(module).__module__.startswith(folded.__name__) and not isinstance(module, nn.Flatten):
-                raise NotCertifiableError(
-                    f"{type(module).__name__} is no module of a folded network, so its matrix is not known"
-                )
             pending.append(module)
             continue
         end = _run(pending, start)
-        entries += start.numel() * end.numel()
-        if entries > LARGEST_NETWORK:
-            raise NotCertifiableError(
-                f"the folded network has more than {LARGEST_NETWORK:,} matrix entries; take a smaller image size"
-            )
         biases.append(end.flatten())
         for linear in pending:
             linear.bias = None  # type: ignore[assignment]
@@ -180,12 +183,8 @@ def expand(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return values.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)[None]
 
 
-def _check_size(steps: Sequence[Step]) -> None:
-    if not steps:
-        raise NotCertifiableError("a network without layers has no matrices")
-    sizes = [math.prod(in_shape(steps[0]))]
-    sizes += [math.prod(s.a.out_shape) for s in steps if isinstance(s, Sandwich) and s.activation != "identity"]
-    sizes.append(math.prod(out_shape(steps[-1])))
+def _check_size(sizes: Sequence[int]) -> None:
+    """Raises `NotCertifiableError` for layers of these sizes, from the input to the output."""
     entries = sum(p * q for p, q in pairwise(sizes))
     if entries > LARGEST_NETWORK:
         raise NotCertifiableError(
