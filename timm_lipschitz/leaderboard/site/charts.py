@@ -105,8 +105,12 @@ def robust_radii() -> dict[str, Any]:
 
     Where no adversarial example was found, ``open`` is 1, ``upper`` the end of the axis, and the line is faint.
     """
-    x: dict[str, Any] = {"field": "place", "type": "quantitative", "title": "Attacked images, by certified radius"}
-    x["axis"] = {"labels": False, "ticks": False, "grid": False}
+    x: dict[str, Any] = {
+        "field": "place",
+        "type": "quantitative",
+        "title": "Attacked images, by certified radius",
+        "axis": {"labels": False, "ticks": False, "grid": False},
+    }
     y = {"field": "lower", "type": "quantitative", "title": _RADIUS}
     line = {"x": x, "y": y, "y2": {"field": "upper"}}
     known, unknown = ([{"filter": {"field": "open", "equal": value}}] for value in (0, 1))

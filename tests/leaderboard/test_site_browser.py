@@ -1,0 +1,252 @@
+"""The site in a real browser, from the file system: it sorts, filters and draws, asks nothing of a network, and no text
+of a record does anything.
+
+Needs Chromium (Debian: ``apt-get install chromium``; ``CHROMIUM`` names another one) and playwright, of the ``[test]``
+extra.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from leaderboard.boards import HOSTILE
+from leaderboard.pages import as_run, hostile_boards, small_boards
+from records.sample_runs import sample_run
+
+from timm_lipschitz.leaderboard import build_site, render_run_page
+from timm_lipschitz.leaderboard.site.curves import brackets
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright, which the [test] extra brings")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+# Chromium of its own accord looks for updates and the like; what a page asks for is seen all the same.
+ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/chrome"
+)
+
+
+class Seen:
+    """A page that is ready, and everything it said and asked for on the way."""
+
+    def __init__(self, page: Page, path: Path):
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", self._requested)
+        page.goto(path.as_uri())
+        if page.locator("script#data").count():
+            page.wait_for_selector("html[data-ready]", state="attached")
+
+    def _requested(self, request) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            self.complaints.append(f"asked for {request.url}")
+
+    def column(self, number: int) -> list[str]:
+        return self.page.locator(f"#board tbody tr :nth-child({number})").all_inner_texts()
+
+    def names(self) -> list[str]:
+        return self.page.locator("#board tbody th").all_inner_texts()
+
+    def curves(self) -> int:
+        """How many staircases the chart draws."""
+        paths = self.page.locator("#curves svg .mark-line path")
+        return sum(1 for d in (path.get_attribute("d") for path in paths.all()) if d and d.count("L") > 50)
+
+    def marks(self, chart: str) -> int:
+        return self.page.locator(f"#{chart} svg .mark-symbol path").count()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Seen]]:
+    contexts = []
+
+    def opened(path: Path, **settings) -> Seen:
+        contexts.append(browser.new_context(**settings))
+        return Seen(contexts[-1].new_page(), path)
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    return build_site(small_boards(folder / "boards", folder), folder / "out").parent
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_no_page_complains_asks_or_overflows(site, open_page, width, scheme):
+    for path in sorted(site.rglob("*.html")):
+        seen = open_page(path, color_scheme=scheme, viewport={"width": width, "height": 800})
+        seen.page.wait_for_timeout(50)
+        assert seen.complaints == [], path
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, path
+        assert seen.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
+    background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(20, 23, 28)" if scheme == "dark" else "rgb(255, 255, 255)")
+
+
+def test_a_click_or_a_key_sorts_by_number(site, open_page):
+    seen = open_page(site / "datasets/mnist.html")
+    header = seen.page.locator("#board thead th", has_text="Parameters")
+    assert header.get_attribute("aria-sort") is None
+    header.click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert seen.names() == ["sandwich_mlp.mnist", "aol_cnn.mnist", "sandwich_cnn.mnist"]
+    header.locator("[role=button], .dt-column-order").first.focus()
+    seen.page.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "descending"
+    assert seen.names() == ["sandwich_cnn.mnist", "aol_cnn.mnist", "sandwich_mlp.mnist"]
+    seen.page.locator("#board thead th", has_text="Clean").click()
+    clean = [float(text) for text in seen.column(3)]
+    assert clean == sorted(clean)
+    assert seen.complaints == []
+
+
+def test_filters_narrow_the_table_and_the_charts(site, open_page):
+    seen = open_page(site / "datasets/mnist.html")
+    page, status = seen.page, seen.page.locator("#shown")
+    assert (len(seen.names()), seen.curves(), seen.marks("parameters")) == (3, 3, 3)
+    assert status.inner_text() == "3 entries"
+
+    page.get_by_label("Search").fill("sandwich")
+    assert len(seen.names()) == 2
+    assert status.inner_text() == "2 of 3 entries"
+    expect(page.locator("#legend li")).to_have_count(2)
+    assert (seen.curves(), seen.marks("parameters"), seen.marks("time")) == (2, 2, 2)
+
+    page.get_by_label("At most").fill("1")
+    assert seen.names() == ["sandwich_mlp.mnist"]
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#legend li")).to_have_count(3)
+    assert len(seen.names()) == 3
+
+    page.get_by_label("Family").select_option("aol_cnn")
+    assert seen.names() == ["aol_cnn.mnist"]
+    page.get_by_label("Search").fill("no such model")
+    assert status.inner_text() == "0 of 3 entries"
+    expect(page.locator(".readout")).to_be_hidden()
+    assert seen.complaints == []
+
+
+def test_the_slider_reads_the_curves_by_keyboard(site, open_page):
+    seen = open_page(site / "datasets/mnist.html")
+    page = seen.page
+    slider = page.get_by_role("slider", name=re.compile("Accuracy at L2 radius"))
+    results = as_run(sample_run(300, 50, 0, 300, "sandwich_cnn.mnist")).record.results
+    reading = page.locator("#legend li", has_text="sandwich_cnn.mnist").locator("strong")
+    assert page.locator("#radius-value").inner_text() == "1.580"
+    assert reading.inner_text() == f"{results.at('l2:1.58').certified.percent}%"
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.locator("#radius-value").inner_text() == "0.000"
+    assert slider.get_attribute("aria-valuetext") == "radius 0.000"
+    assert reading.inner_text() == f"{results.clean.percent}%"
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#radius-value").inner_text() != "0.000"
+    chart = page.locator("#curves svg")
+    chart.hover(position={"x": chart.bounding_box()["width"] / 2, "y": 60})
+    expect(page.locator("#radius-value")).to_have_text(re.compile("^1\\."))
+    assert seen.complaints == []
+
+
+def test_points_carry_their_figures_and_the_accuracy_can_be_chosen(site, open_page):
+    seen = open_page(site / "datasets/mnist.html")
+    page = seen.page
+    run = as_run(sample_run(300, 50, 0, 300, "sandwich_cnn.mnist"))
+    robust = run.record.results.at("l2:1.0").robust
+    labels = [mark.get_attribute("aria-label") for mark in page.locator("#curves svg .mark-symbol path").all()]
+    (label,) = [text for text in labels if text.startswith("sandwich_cnn.mnist, attacked at L2 1.0:")]
+    assert f"{robust.percent}% (95% interval" in label
+    assert len(labels) == 9
+    page.get_by_role("combobox", name=re.compile("^Accuracy")).select_option("clean")
+    expect(page.locator("#parameters svg .mark-symbol path").first).to_have_attribute(
+        "aria-label", re.compile("Clean: ")
+    )
+    page.locator("#parameters svg .mark-symbol path").first.hover(force=True)
+    page.wait_for_selector(".tip:not([hidden])")
+    assert "95% interval" in page.locator(".tip").inner_text()
+    assert seen.complaints == []
+
+
+def test_a_models_page_draws_its_radii_and_copies_its_command(site, open_page):
+    seen = open_page(site / "models/mnist/sandwich_cnn.mnist.html", permissions=["clipboard-read", "clipboard-write"])
+    page = seen.page
+    found = brackets(as_run(sample_run(300, 50, 0, 300, "sandwich_cnn.mnist")))
+    assert seen.curves() == 3
+    assert seen.marks("radii") == len(found.index) + np.isfinite(found.upper).sum()  # dots and triangles
+    button = page.locator("[data-copy=command]")
+    button.click()
+    expect(button).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "timm-lipschitz evaluate sandwich_cnn.mnist"
+    assert seen.complaints == []
+
+
+def test_colours_follow_the_reader(site, open_page):
+    seen = open_page(site / "datasets/mnist.html", color_scheme="light")
+    page = seen.page
+    line = page.locator("#curves svg .mark-line path").first
+    light = line.get_attribute("stroke")
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator("#curves svg .mark-line path").first).not_to_have_attribute("stroke", light)
+    assert seen.curves() == 3
+    assert seen.complaints == []
+
+
+def test_a_page_of_one_run_works_alone(tmp_path, open_page):
+    path = tmp_path / "index.html"
+    path.write_text(render_run_page(as_run(sample_run(300, 50))))
+    seen = open_page(path)
+    assert seen.curves() == 3
+    assert seen.complaints == []
+
+
+def test_hostile_text_does_nothing(tmp_path, open_page):
+    out = build_site(hostile_boards(tmp_path / "boards", tmp_path), tmp_path / "out").parent
+    board = open_page(out / "datasets/mnist.html")
+    clean = [" ".join(name.replace("\u202e", "").split()) for name in HOSTILE]
+    assert sorted(board.names()) == sorted(clean)
+    board.page.locator("#board thead th", has_text="Parameters").click()
+    board.page.get_by_label("Search").fill("<img src=x onerror=alert(1)>")
+    expect(board.page.locator("#legend li")).to_have_count(1)
+    board.page.locator("#parameters svg .mark-symbol path").first.hover(force=True)
+    board.page.wait_for_selector(".tip:not([hidden])")
+    assert "<img src=x onerror=alert(1)>" in board.page.locator(".tip").inner_text()
+    models = [open_page(path) for path in sorted((out / "models").rglob("*.html"))[:4]]
+    for seen in [board, *models]:
+        assert seen.complaints == []
+        assert seen.page.locator("img, iframe, script:not([src]):not([type='application/json'])").count() == 0
+        assert seen.page.locator("a[href^='javascript'], a[href^='http']").count() == 0
+
+
+def test_the_policy_stops_a_script_that_gets_into_a_page(site, tmp_path, open_page):
+    """The second line of defence works from a file system too."""
+    page = (
+        (site / "index.html")
+        .read_text()
+        .replace("<h1>", "<script>alert(1)</script><img src='data:,' onerror='alert(2)'><h1>")
+    )
+    (site / "broken.html").write_text(page)
+    seen = open_page(site / "broken.html")
+    (site / "broken.html").unlink()
+    assert seen.complaints
+    assert all("Content Security Policy" in text for text in seen.complaints), seen.complaints
