@@ -176,6 +176,7 @@ def _ours(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Namesp
         "seconds": seconds,
         "forwards": settings[f"forwards {threat_model}"],
         "images_forwarded": settings[f"queries {threat_model}"],
+        "images_per_second": settings[f"queries {threat_model}"] / seconds,
         **_memory(device),
         "proved": figures.proved.count,
         "attacked": figures.attacked.count,
@@ -214,6 +215,7 @@ def _reference(
         "seconds": seconds,
         "forwards": len(calls),
         "images_forwarded": sum(calls),
+        "images_per_second": sum(calls) / seconds,
         **_memory(device),
         "standing": standing.tolist(),
     }

@@ -51,6 +51,7 @@ def test_the_record_and_what_is_compared(tmp_path: Path, capsys: pytest.CaptureF
             assert reference["same_standing"]
             assert reference["standing"] == ours["standing"]
             assert reference["forwards"] > ours["forwards"] or ours["attacked"] > 0
+            assert reference["images_per_second"] == reference["images_forwarded"] / reference["seconds"]
             assert reference["ratio"] == reference["seconds"] / ours["seconds"]
     totals = record["totals"]
     for name in ("folded", "layers"):
