@@ -137,7 +137,7 @@ class Certifier:
             self._in_ball = None
             if arithmetic != "real":
                 precision = FLOAT64 if arithmetic == "float64" else FLOAT32
-                self._in_ball = network_rounding(steps, plain, precision)
+                self._in_ball = network_rounding(steps, plain, precision).without_moduli()
         self.lipschitz = self._bound.logits
         self.num_classes = len(self._bound.pairs)
         self._float32 = self._in_float32(model) if arithmetic == "float32" else None

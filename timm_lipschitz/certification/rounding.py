@@ -172,6 +172,10 @@ class NetworkRounding:
             fits &= part.growth * largest < self.precision.limit
         return torch.where(fits, a * (1 + 1e-9), torch.inf), float(b) * (1 + 1e-9)
 
+    def without_moduli(self) -> "NetworkRounding":
+        """The same without what `SegmentRounding.sizes` alone needs, as large as the weights."""
+        return replace(self, parts=tuple(replace(part, moduli=None) for part in self.parts))
+
     def shares(self, exact: Sequence[Tensor], radius: Tensor) -> Tensor:
         """What `over_ball` would be at ``radius`` (B,) if one segment alone rounded, for each of them: (segments, B).
 
