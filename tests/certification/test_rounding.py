@@ -339,6 +339,17 @@ def test_roundings_are_those_of_the_modules(name: str) -> None:
         assert seen.longest <= operator.roundings
 
 
+@pytest.mark.parametrize("images", [2, 40])
+def test_products_at_each_frequency_round_no_more_often_than_is_counted(images: int) -> None:
+    """Channels outnumber pixels, so that the products are longer sums than the transforms."""
+    plain = Circulant(kernel_spectrum(randn(3, 20, 3, 3), 2, 2), (2, 2))
+    (strided,) = multiply([SpaceToDepth((8, 4, 4)), Circulant(kernel_spectrum(randn(3, 32, 3, 3), 2, 2), (2, 2))])
+    for operator, additions in ((plain, 0), (strided, 1)):  # of the even columns and the odd ones
+        with InnerSizes() as seen, torch.no_grad():
+            operator.to_module(None)(randn(images, *operator.in_shape))
+        assert seen.longest + additions == operator.roundings
+
+
 # Networks
 
 
