@@ -19,7 +19,7 @@ from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.records import Run
 
-DETERMINISTIC = ("record.json", "images.parquet", "attacks.parquet")
+DETERMINISTIC = ("record.json", "images.parquet", "attacks.parquet", "examples.safetensors")
 THREAT_MODELS = ("l2:0.3", "l2:0.6")
 
 

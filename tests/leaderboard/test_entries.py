@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from leaderboard.boards import add_run, write
 from records.sample_runs import sample_run, sample_run_info
@@ -11,7 +12,7 @@ from records.sample_runs import sample_run, sample_run_info
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard import add, build, check
 from timm_lipschitz.leaderboard.entries import entry_files
-from timm_lipschitz.records import read_run
+from timm_lipschitz.records import AttackTable, Examples, read_run
 
 
 @pytest.fixture
@@ -36,6 +37,21 @@ def test_add_copies_the_four_files_unchanged(tmp_path):
         "sandwich_cnn.mnist.attacks.parquet": (run_dir / "attacks.parquet").read_bytes(),
         "sandwich_cnn.mnist.run.json": (run_dir / "run.json").read_bytes(),
     }
+
+
+def test_examples_that_contradict_the_tables_are_refused(tmp_path):
+    run_dir = write(tmp_path / "run", sample_run())
+    image = np.full((1, 1, 28, 28), 0.5, np.float32)
+    point = image + np.float32(1 / 32)
+    images = sample_run().images
+    first = int(np.argmax(images.correct))
+    attacks = AttackTable.of_attack([first], "l2:1.0", "autoattack", ["broken"], np.array([28 / 32]))
+    examples = Examples(np.array([first]), image, point, (images.label[[first]] + 1) % 10)
+    examples.check(sample_run().record.model, images, attacks)
+    (run_dir / "examples.safetensors").write_bytes(examples.to_bytes())
+    with pytest.raises(RecordError, match=f"examples: image {first} has a point"):  # not that of the run's own tables
+        add(run_dir, tmp_path / "board")
+    assert not (tmp_path / "board").exists()
 
 
 def test_the_same_run_again_is_kept_once(tmp_path, root):

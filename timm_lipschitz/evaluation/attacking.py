@@ -12,6 +12,7 @@ from ..data import ImageDataset
 from ..errors import NonFiniteError
 from ..records import AttackedChunk, ImageTable, Manifest, RoundingFlip
 from ..threat_model import NORMS, ThreatModel
+from .examples import points_of_chunk
 from .subject import Subject
 from .units import AttackUnit
 from .violation import Flip, require_rounding
@@ -52,6 +53,7 @@ class Attacker:
             forwards=result.forwards,
             queries=result.queries,
             flips=tuple(self._flips(unit, result)),
+            points=points_of_chunk(unit, result, self.subject, self.manifest.batch_size),
             settings=_flat(result.settings),
         )
 

@@ -40,6 +40,7 @@ from ..threat_model import ThreatModel
 from ._ranks import Ranks
 from .attacking import Attacker
 from .estimate import Estimate, estimate
+from .examples import collect_examples
 from .merging import merge_attacks, merge_bounds, merge_certified
 from .plan import Plan, make_plan
 from .run_folder import RunFolder
@@ -440,9 +441,10 @@ class _Work:
         }
         for chunk in chunks:
             seconds[f"{chunk.attack} at {chunk.threat_model}"] += chunk.seconds
+        verdicts = merge_attacks(manifest, images, pairs, chunks)
         write_record(
             self.folder,
-            merge_attacks(manifest, images, pairs, chunks),
+            verdicts,
             merge_bounds(certified),
             "partial" if partial else "complete",
             clock=self.clock,
@@ -450,4 +452,5 @@ class _Work:
             elsewhere=max(0.0, sum(seconds.values()) - self._own_seconds),
             device=self.subject.device,
             command=self.command,
+            examples=collect_examples(chunks, verdicts, self.data),
         )

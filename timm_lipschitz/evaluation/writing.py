@@ -16,6 +16,7 @@ from ..models.loading import LoadedModel, weights_sha256
 from ..records import (
     CertificationInfo,
     DatasetInfo,
+    Examples,
     Hardware,
     Manifest,
     ModelInfo,
@@ -109,8 +110,9 @@ def write_record(
     elsewhere: float,
     device: torch.device,
     command: Sequence[str] | None,
+    examples: Examples | None,
 ) -> None:
-    """Writes the four files of a run; the record is a function of the manifest and the chunks alone.
+    """Writes the files of a run; the record is a function of the manifest and the chunks alone.
 
     ``seconds`` are those of the chunks by phase, ``elsewhere`` what of them other sessions and ranks spent. Raises
     `RecordError` and `RunDirectoryError` as `write_run`.
@@ -150,7 +152,7 @@ def write_record(
             "sessions": sessions,
         }
     )
-    write_run(folder.path, record, verdicts.images, verdicts.attacks, info)
+    write_run(folder.path, record, verdicts.images, verdicts.attacks, info, examples)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Entries of a leaderboard on disk: ``<dataset>/<id>.json`` with its tables and its run note beside it."""
+"""Entries of a leaderboard on disk: ``<dataset>/<id>.json`` with its tables, run note and examples beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from timm_lipschitz.leaderboard.reported import REPORTED
 from timm_lipschitz.records import Record, Run, RunFiles, parse_run, safe_record_id
 
 GENERATED = ("README.md", "leaderboard.csv")
+_EXAMPLES = ".examples.safetensors"
 _SUFFIXES = (".images.parquet", ".attacks.parquet", ".run.json", ".json")
 
 
@@ -20,7 +21,7 @@ class Entry:
 
 
 def entry_files(leaderboards_dir: Path, dataset: str, record_id: str) -> RunFiles:
-    """Where an entry's four files lie.
+    """Where an entry's files lie.
 
     Raises:
         RecordError: a name that is not safe in a path, or a data-set folder that is a symbolic link.
@@ -32,6 +33,7 @@ def entry_files(leaderboards_dir: Path, dataset: str, record_id: str) -> RunFile
         images=folder / f"{stem}.images.parquet",
         attacks=folder / f"{stem}.attacks.parquet",
         run_info=folder / f"{stem}.run.json",
+        examples=folder / f"{stem}{_EXAMPLES}",
     )
 
 
@@ -77,7 +79,7 @@ def record_ids(leaderboards_dir: Path, dataset: str) -> list[str]:
     for name in names:
         if name in GENERATED:
             continue
-        suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
+        suffix = next((suffix for suffix in (*_SUFFIXES, _EXAMPLES) if name.endswith(suffix)), None)
         if suffix is None:
             raise RecordError(f"{dataset}/{name} belongs to no entry: remove it")
         stems.setdefault(safe_record_id(name.removesuffix(suffix)), set()).add(suffix)

@@ -10,6 +10,7 @@ from timm_lipschitz.records._json import from_json, to_json
 from timm_lipschitz.records.certified import certified_mask, l2_threshold
 from timm_lipschitz.records.chunks import AttackedChunk, CertifiedChunk, RoundingFlip, read_chunk, write_chunk
 from timm_lipschitz.records.clock import RunClock, utc_text
+from timm_lipschitz.records.examples import AdversarialPoint, Examples, examples_of
 from timm_lipschitz.records.identifiers import make_record_id, safe_record_id
 from timm_lipschitz.records.manifest import Manifest
 from timm_lipschitz.records.run_info import Hardware, RunInfo, Session, software_versions
@@ -36,6 +37,7 @@ from timm_lipschitz.records.tables import AttackTable, ImageTable, Status
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AdversarialPoint",
     "AttackFigures",
     "AttackSettings",
     "AttackTable",
@@ -43,6 +45,7 @@ __all__ = [
     "CertificationInfo",
     "CertifiedChunk",
     "DatasetInfo",
+    "Examples",
     "Figure",
     "Hardware",
     "ImageTable",
@@ -65,6 +68,7 @@ __all__ = [
     "TrainingInfo",
     "certified_mask",
     "check_writable",
+    "examples_of",
     "from_json",
     "l2_threshold",
     "make_record",

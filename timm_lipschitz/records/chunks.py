@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.records._files import read_regular_file, write_atomic
 from timm_lipschitz.records._json import from_json, to_json
+from timm_lipschitz.records.examples import AdversarialPoint
 from timm_lipschitz.records.schema import (
     Bound,
     Count,
@@ -94,6 +95,7 @@ class AttackedChunk(_Chunk):
         halved: how often a batch was halved because memory ran out.
         forwards: calls of the model by the attack, ``queries``: images in them.
         flips: points inside a certified radius that rounding explains.
+        points: of a few broken images, for people to look at.
         settings: what ran.
     """
 
@@ -108,6 +110,7 @@ class AttackedChunk(_Chunk):
     forwards: Count
     queries: Count
     flips: tuple[RoundingFlip, ...]
+    points: tuple[AdversarialPoint, ...] = ()
     settings: SettingsMap
 
     @classmethod

@@ -1,6 +1,7 @@
-"""A run on disk: four files, written together, and believed only after everything in them was checked."""
+"""A run on disk: four files, and one for people to look at; written together, believed after everything was checked."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.records._files import read_regular_file, write_all_atomic
 from timm_lipschitz.records._json import describe, differences, from_json, to_json
+from timm_lipschitz.records.examples import Examples
 from timm_lipschitz.records.run_info import RunInfo
 from timm_lipschitz.records.schema import (
     SCHEMA_VERSION,
@@ -31,26 +33,29 @@ from timm_lipschitz.threat_model import ThreatModel
 
 _MAX_JSON_BYTES = 16 << 20
 _MAX_TABLE_BYTES = 1 << 30
+_MAX_EXAMPLES_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class RunBytes:
-    """Contents of the four files of a run."""
+    """Contents of the four files of a run, and of its examples where it has some."""
 
     record: bytes
     images: bytes
     attacks: bytes
     run_info: bytes
+    examples: bytes | None = None
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Paths of the four files of a run."""
+    """Paths of the four files of a run, and of its examples, which need not be there."""
 
     record: Path
     images: Path
     attacks: Path
     run_info: Path
+    examples: Path
 
     @classmethod
     def of_run(cls, run_dir: Path | str) -> Self:
@@ -61,10 +66,11 @@ class RunFiles:
             images=folder / "images.parquet",
             attacks=folder / "attacks.parquet",
             run_info=folder / "run.json",
+            examples=folder / "examples.safetensors",
         )
 
     def read(self) -> RunBytes:
-        """Read the four files without following links.
+        """Read the files without following links.
 
         Raises:
             RecordError: a file is missing, not regular, too large or unreadable.
@@ -74,19 +80,25 @@ class RunFiles:
             images=read_regular_file(self.images, _MAX_TABLE_BYTES),
             attacks=read_regular_file(self.attacks, _MAX_TABLE_BYTES),
             run_info=read_regular_file(self.run_info, _MAX_JSON_BYTES),
+            examples=(
+                read_regular_file(self.examples, _MAX_EXAMPLES_BYTES) if os.path.lexists(self.examples) else None
+            ),
         )
 
     def write(self, contents: RunBytes) -> None:
-        """Write the four files, the record last, since it vouches for the tables.
+        """Write the files, the record last, since it vouches for the tables.
 
         Raises:
             RunDirectoryError: a file could not be written; the old ones are intact.
         """
+        if contents.examples is None:
+            self.examples.unlink(missing_ok=True)  # of a partial run before this one
         write_all_atomic(
             {
                 self.images: contents.images,
                 self.attacks: contents.attacks,
                 self.run_info: contents.run_info,
+                **({} if contents.examples is None else {self.examples: contents.examples}),
                 self.record: contents.record,
             }
         )
@@ -100,6 +112,7 @@ class Run:
     images: ImageTable
     attacks: AttackTable
     run_info: RunInfo
+    examples: Examples | None = None
 
 
 def make_record(
@@ -150,15 +163,26 @@ def make_record(
     return record
 
 
-def write_run(run_dir: Path | str, record: Record, images: ImageTable, attacks: AttackTable, run_info: RunInfo) -> None:
-    """Check a run and write its four files, all or none.
+def write_run(
+    run_dir: Path | str,
+    record: Record,
+    images: ImageTable,
+    attacks: AttackTable,
+    run_info: RunInfo,
+    examples: Examples | None = None,
+) -> None:
+    """Check a run and write its files, all or none.
 
     Raises:
         RecordError: the record and the tables disagree; nothing is written.
         RunDirectoryError: a file could not be written; what was there before is intact.
     """
     contents = RunBytes(
-        record=to_json(record), images=images.to_parquet(), attacks=attacks.to_parquet(), run_info=to_json(run_info)
+        record=to_json(record),
+        images=images.to_parquet(),
+        attacks=attacks.to_parquet(),
+        run_info=to_json(run_info),
+        examples=None if examples is None else examples.to_bytes(),
     )
     parse_run(contents)
     RunFiles.of_run(run_dir).write(contents)
@@ -175,7 +199,7 @@ def read_run(run_dir: Path | str) -> Run:
 
 
 def parse_run(contents: RunBytes) -> Run:
-    """Turn the bytes of the four files into a checked run; nothing in them is trusted.
+    """Turn the bytes of the files into a checked run; nothing in them is trusted.
 
     Raises:
         RecordError: as `read_run`.
@@ -193,7 +217,10 @@ def parse_run(contents: RunBytes) -> Run:
     images = ImageTable.from_parquet(contents.images, max_rows=evaluated)
     attacks = AttackTable.from_parquet(contents.attacks, max_rows=rows)
     _check(record, images, attacks)
-    return Run(record=record, images=images, attacks=attacks, run_info=run_info)
+    examples = None if contents.examples is None else Examples.from_bytes(contents.examples)
+    if examples is not None:
+        examples.check(record.model, images, attacks)
+    return Run(record=record, images=images, attacks=attacks, run_info=run_info, examples=examples)
 
 
 def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:

@@ -40,6 +40,7 @@ _SUFFIXES = {
     "images": (".images.parquet", "Table of images"),
     "attacks": (".attacks.parquet", "Table of attacks"),
     "run_info": (".run.json", "Time, host, command"),
+    "examples": (".examples.safetensors", "Adversarial examples"),
 }
 
 
@@ -100,8 +101,9 @@ def _board_files(root: Path, board: Board, reported: Sequence[ReportedRow]) -> d
         contents = entry_files(root, dataset, record_id).read()
         links = {}
         for part, (suffix, label) in _SUFFIXES.items():
-            name = f"records/{dataset}/{record_id}{suffix}"
-            files[name], links[label] = getattr(contents, part), f"../../{name}"
+            name, data = f"records/{dataset}/{record_id}{suffix}", getattr(contents, part)
+            if data is not None:
+                files[name], links[label] = data, f"../../{name}"
         page = model_page(board, row, root="../../", links=links)
         files[f"models/{dataset}/{record_id}.html"] = render(page).encode()
     return files

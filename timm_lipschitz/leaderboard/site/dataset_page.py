@@ -13,6 +13,7 @@ from timm_lipschitz.leaderboard.site.published import PublishedTable
 from timm_lipschitz.leaderboard.site.rendering import LIBRARIES, TABLE_LIBRARY, Page
 from timm_lipschitz.leaderboard.site.words import (
     Cell,
+    known_dataset,
     milliseconds_text,
     plotted,
     seconds_an_image,
@@ -54,9 +55,10 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
     """``datasets/<dataset>.html``."""
     rows = [_table_row(board, row) for row in board.rows]
     published = [row for row in reported if row.dataset == board.dataset]
+    info = known_dataset(board.dataset)
     context = {
         "dataset": board.dataset,
-        "info": _dataset_facts(board.dataset),
+        "facts": [("Source", info.citation), ("Licence", info.license)] if info and info.citation else [],
         "rows": rows,
         "primary": threat_model_name(board.primary),
         "ties": [threat_model_name(model) for model in board.ties],
@@ -73,17 +75,6 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
     scripts = [*LIBRARIES, TABLE_LIBRARY] if rows else []
     island = _island(board, rows) if rows else None
     return Page("dataset.html.j2", f"{board.dataset}: certified and attacked accuracy", "../", scripts, island, context)
-
-
-def _dataset_facts(name: str) -> list[tuple[str, str]]:
-    from timm_lipschitz.data.info import dataset_info
-    from timm_lipschitz.errors import InvalidInputError
-
-    try:
-        info = dataset_info(name)
-    except InvalidInputError:  # a data set of somebody's own
-        return []
-    return [(label, text) for label, text in (("Source", info.citation), ("Licence", info.license)) if text]
 
 
 def _table_row(board: Board, row: Row) -> _TableRow:

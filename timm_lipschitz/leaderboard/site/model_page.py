@@ -19,6 +19,7 @@ from timm_lipschitz.leaderboard.site.curves import (
     radius_quantiles,
 )
 from timm_lipschitz.leaderboard.site.model_card import model_card
+from timm_lipschitz.leaderboard.site.pictures import pictures
 from timm_lipschitz.leaderboard.site.rendering import LIBRARIES, Page
 from timm_lipschitz.leaderboard.site.words import (
     Cell,
@@ -27,6 +28,7 @@ from timm_lipschitz.leaderboard.site.words import (
     distance_text,
     facts,
     hashes,
+    known_dataset,
     plotted,
     radius_text,
     threat_model_name,
@@ -75,6 +77,7 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
     run = row.entry.run
     record = run.record
     found = brackets(run)
+    info = known_dataset(board.dataset)
     context = {
         "name": record.model.name,
         "dataset": board.dataset,
@@ -89,6 +92,7 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
         "quantiles": [(name, radius_text(radius)) for name, radius in radius_quantiles(run.images).items()],
         "found": _found_facts(found),
         "listed": _listed(found, run.images),
+        "pictures": pictures(run, info.classes if info else None),
         "facts": facts(run),
         "hashes": hashes(record),
         "attack_settings": attack_settings(record),

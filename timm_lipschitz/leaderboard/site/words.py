@@ -4,11 +4,14 @@ import math
 import shlex
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm_lipschitz.leaderboard._cells import attack_names, certificate_name, images_cell
 from timm_lipschitz.records import Figure, Record, Run
 from timm_lipschitz.threat_model import ThreatModel, format_eps
+
+if TYPE_CHECKING:
+    from timm_lipschitz.data.info import DatasetInfo
 
 _TIMES = " \N{MULTIPLICATION SIGN} "
 _NORMS = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "L\N{INFINITY}"}
@@ -34,6 +37,13 @@ class Cell:
     def text(self) -> str:
         """``97.3% (95% interval 96.9 to 97.7), 9,730 of 10,000 images``."""
         return f"{self.percent}% (95% interval {self.low} to {self.high}), {self.count:,} of {self.total:,} images"
+
+
+def known_dataset(name: str) -> "DatasetInfo | None":
+    """What is known about a named data set; None for one of somebody's own."""
+    from timm_lipschitz.data import dataset_info, dataset_names
+
+    return dataset_info(name) if name in dataset_names() else None
 
 
 def threat_model_name(model: ThreatModel | str) -> str:
