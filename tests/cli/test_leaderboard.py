@@ -69,3 +69,18 @@ def test_no_leaderboards_here(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert f"{tmp_path / 'boards'} is not a folder" in result.stderr
+
+
+def test_site_says_where_its_first_page_is(run_dir: Path, tmp_path: Path) -> None:
+    board = ("--dir", tmp_path / "boards")
+    call("leaderboard", "add", run_dir, *board)
+    result = call("leaderboard", "site", "--out", tmp_path / "site", *board)
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'site' / 'index.html'}\n"
+    assert "sandwich_cnn.mnist" in (tmp_path / "site" / "index.html").read_text()
+    assert call("leaderboard", "site", *board).exit_code == 2
+    missing = call("leaderboard", "site", "--out", tmp_path / "other", "--dir", tmp_path / "nowhere")
+    assert missing.exit_code == 1
+    assert "nowhere is not a folder" in missing.stderr
+    assert not (tmp_path / "other").exists()
