@@ -2,11 +2,19 @@
 
 import numpy as np
 import pytest
-from records.sample_runs import sample_model
+from records.sample_runs import sample_model, sample_run
 from safetensors.numpy import save
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.records import AdversarialPoint, AttackTable, Examples, ImageTable, examples_of
+from timm_lipschitz.records import (
+    AdversarialPoint,
+    AttackTable,
+    Examples,
+    ImageTable,
+    examples_of,
+    read_run,
+    write_run,
+)
 
 MODEL = sample_model(input_size=(1, 2, 2))
 IMAGE = np.full((2, 1, 2, 2), 0.5, np.float32)
@@ -117,3 +125,11 @@ def test_other_files_are_refused(data):
 def test_what_contradicts_the_tables_is_refused(found, model, contents, message):
     with pytest.raises(RecordError, match=message):
         found.check(model, *contents)
+
+
+def test_a_run_without_examples_leaves_none_of_an_earlier_one(tmp_path):
+    (tmp_path / "examples.safetensors").write_bytes(examples().to_bytes())
+    run = sample_run()
+    write_run(tmp_path, run.record, run.images, run.attacks, run.run_info)
+    assert not (tmp_path / "examples.safetensors").exists()
+    assert read_run(tmp_path).examples is None

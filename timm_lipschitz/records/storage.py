@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -92,7 +93,8 @@ class RunFiles:
             RunDirectoryError: a file could not be written; the old ones are intact.
         """
         if contents.examples is None:
-            self.examples.unlink(missing_ok=True)  # of a partial run before this one
+            with suppress(OSError):  # a folder that cannot be written is reported below
+                self.examples.unlink(missing_ok=True)  # of a partial run before this one
         write_all_atomic(
             {
                 self.images: contents.images,
