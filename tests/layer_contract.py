@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from timm_lipschitz.layers import Affine, Sandwich, Step
+from timm_lipschitz.layers import Activation, Affine, Residual, Sandwich, Step
 from timm_lipschitz.layers.activations import make_activation
 
 HALF_PRECISION = 0.05  # absolute: a few units of bfloat16 for values of order 1
@@ -90,6 +90,15 @@ def run_steps(steps: list[Step], x: Tensor) -> Tensor:
             x = step.operator.apply(x)
             if step.bias is not None:
                 x = x + _per_channel(step.bias, x)
+            continue
+        if isinstance(step, Activation):
+            x = make_activation(step.activation)(x if step.bias is None else x + _per_channel(step.bias, x))
+            continue
+        if isinstance(step, Residual):
+            v = step.m.apply(x)
+            psi = torch.ones(1, dtype=x.dtype) if step.log_scale is None else torch.exp(step.log_scale)
+            z = make_activation(step.activation)(v / _per_channel(psi, v) + _per_channel(step.bias, v))
+            x = x - 2.0 * dense_apply_transposed(step.m, z * _per_channel(psi, v))
             continue
         assert isinstance(step, Sandwich)
         x = math.sqrt(2.0) * step.b.apply(x)

@@ -27,12 +27,14 @@ from timm_lipschitz.layers.folded import (
     FoldedConvolution,
     FoldedDense,
     FoldedPointwise,
+    FoldedPooling,
+    FoldedResidual,
     SpaceToDepth2d,
 )
 from timm_lipschitz.layers.sequential import IMAGES_AT_ONCE
 from timm_lipschitz.models import LayerFamily, LipschitzNet
 
-MODELS = registered_models("timm_lipschitz")
+MODELS = [name for name in registered_models("timm_lipschitz") if not name.startswith("plain_cnn")]
 EVEN, ODD = (12, 12), (9, 11)
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -87,13 +89,21 @@ def test_same_logits_at_full_width(name: str) -> None:
         assert relative_error(fold(model)(x), model(x)) < 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("sll_resnet")])
 def test_one_linear_map_between_activations(name: str) -> None:
     model = narrow_model(name, img_size=16)
-    kinds = [type(m) for m in fold(model).layers if not isinstance(m, SpaceToDepth2d)]
+    kinds = [type(m) for m in fold(model).layers if not isinstance(m, SpaceToDepth2d | FoldedPooling)]
     assert set(kinds[0::2]) <= {FoldedCirculant, FoldedConvolution, FoldedDense, FoldedPointwise}
     assert kinds[1::2] == [nn.ReLU] * (len(model.stages) + len(model.head.layers))
     assert len(kinds) == 2 * len(kinds[1::2]) + 1
+
+
+def test_residual_layers_are_folded_one_by_one_and_nothing_else_stands_between_them() -> None:
+    layers = list(fold(narrow_model("sll_resnet", img_size=16)).layers)
+    kinds = [type(m) for m in layers]
+    dense = [FoldedResidual] * 3
+    assert kinds == [FoldedPointwise, *[FoldedResidual] * 6, FoldedPooling, nn.Flatten, *dense, FoldedDense]
+    assert [type(m) for m in layers[1].branch] == [FoldedConvolution, nn.ReLU, FoldedConvolution]
 
 
 def test_fourier_layer_is_multiplied_with_the_strided_one_behind_it_at_half_the_size() -> None:

@@ -161,7 +161,7 @@ def test_a_single_module_in_training_mode_is_refused_where_it_matters() -> None:
         certify(model, images)
 
 
-@pytest.mark.parametrize("module", [nn.BatchNorm2d(3), nn.ReLU(), nn.MultiheadAttention(4, 1)])
+@pytest.mark.parametrize("module", [nn.BatchNorm2d(3), nn.GELU(), nn.LeakyReLU(2.0), nn.MultiheadAttention(4, 1)])
 def test_module_without_a_bound_is_named(module: nn.Module) -> None:
     model = small_net()
     images = random_images(model, 2)

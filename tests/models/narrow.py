@@ -11,29 +11,49 @@ import timm
 import torch
 from layer_contract import randomize
 
-from timm_lipschitz.models import LayerFamily, LipschitzNet, sandwich_bcop_cnn, sandwich_cnn, sandwich_mlp
+from timm_lipschitz.models import (
+    LayerFamily,
+    LipschitzNet,
+    aol_cnn,
+    orthogonal_cnn,
+    plain_cnn,
+    sandwich_bcop_cnn,
+    sandwich_cnn,
+    sandwich_mlp,
+    sll_resnet,
+)
+
+BOUNDED = (aol_cnn, orthogonal_cnn, sandwich_bcop_cnn, sandwich_cnn, sandwich_mlp, sll_resnet)
 
 
-class NarrowNet(LipschitzNet):
-    """A sixteenth of the channels (2 to 16 of them) of whatever an entry point asks for."""
+class _Narrow:
+    """A sixteenth of the channels (2 to 16 of them) of whatever an entry point asks for, and not more than 6 stages."""
 
     def __init__(
         self, family: LayerFamily, stages: tuple[tuple[int, int], ...], hidden: tuple[int, ...] = (), **kwargs: Any
     ) -> None:
         def narrow(width: int) -> int:
-            return max(2, min(16, width // 16))
+            return max(4 if family.residual else 2, min(16, width // 16))
 
-        super().__init__(
-            family, tuple((narrow(width), stride) for width, stride in stages), tuple(map(narrow, hidden)), **kwargs
-        )
+        stages = tuple((narrow(width), stride) for width, stride in stages[:6])
+        super().__init__(family, stages, tuple(map(narrow, hidden[:3])), **kwargs)  # type: ignore[call-arg]
+
+
+class NarrowNet(_Narrow, LipschitzNet):
+    pass
+
+
+class NarrowPlainNet(_Narrow, plain_cnn.PlainNet):
+    pass
 
 
 @contextmanager
 def narrow_models() -> Iterator[None]:
-    """Entry points build a `NarrowNet` meanwhile."""
+    """Entry points build a `NarrowNet` meanwhile, those of plain networks a `NarrowPlainNet`."""
     with ExitStack() as stack:
-        for module in (sandwich_bcop_cnn, sandwich_cnn, sandwich_mlp):
+        for module in BOUNDED:
             stack.enter_context(patch.object(module, "LipschitzNet", NarrowNet))
+        stack.enter_context(patch.object(plain_cnn, "PlainNet", NarrowPlainNet))
         yield
 
 
@@ -41,7 +61,7 @@ def narrow_model(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0
     """A registered model with few channels and random parameters, in evaluation mode."""
     with narrow_models():
         model = timm.create_model(name, **kwargs)
-    assert isinstance(model, NarrowNet)
+    assert isinstance(model, _Narrow)
     model = model.to(dtype)
     randomize(model, seed)
     return model.eval()

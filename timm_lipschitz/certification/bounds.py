@@ -1,8 +1,8 @@
 """Lipschitz bounds of a network from its explicit operators, measured rather than assumed.
 
 A sandwich layer is as Lipschitz as ``||[A B]||^2`` (Wang and Manchester, 2023, Theorem 3.2, without the assumption that
-the rows are orthonormal), whatever its activation and Psi. What the stored float64 operators miss of orthonormality is
-measured and counted.
+the rows are orthonormal), whatever its activation and Psi; a residual layer as ``max(1, 2 ||M||^2 - 1)``. What the
+stored float64 operators miss of orthonormality is measured and counted.
 """
 
 import math
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import NotCertifiableError
-from ..layers import Affine, Bounded, Dense, Operator, Sandwich, Step, multiply
+from ..layers import Activation, Affine, Bounded, Dense, Operator, Residual, Sandwich, Step, multiply
 from ..layers.operators import power_of_two, product_error
+from ..layers.steps import in_shape, out_shape
 
 __all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
 
@@ -38,19 +39,24 @@ class NetworkBound:
 def step_bound(step: Step) -> float:
     """An upper bound of one step's Lipschitz constant; that of a `Bounded` step is what somebody asserts.
 
-    Raises `NotCertifiableError` for a sandwich layer that is far from its bound.
+    Raises `NotCertifiableError` for a sandwich or residual layer that is far from its bound.
     """
     if isinstance(step, Affine):
         return step.operator.norm_bound()
     if isinstance(step, Bounded):
         return step.bound
-    norm = step.a.beside(step.b).norm_bound()
-    if not norm * norm <= 1 + LARGEST_DEFECT:
+    if isinstance(step, Activation):
+        return 1.0
+    residual = isinstance(step, Residual)
+    norm = step.m.dominance_bound(step.y) if residual else step.a.beside(step.b).norm_bound()
+    square = math.nextafter(norm * norm, math.inf)
+    if not square <= 1 + LARGEST_DEFECT:
+        what = "residual layer" if residual else "sandwich layer"
         raise NotCertifiableError(
-            f"a sandwich layer {step.b.in_shape} -> {step.a.in_shape} has ||[A B]||^2 up to {norm * norm:.6g}, "
-            "not 1; its weights are damaged or not finite"
+            f"a {what} {in_shape(step)} -> {out_shape(step)} has {'||M||' if residual else '||[A B]||'}^2 up to "
+            f"{square:.6g}, not 1; its weights are damaged or not finite"
         )
-    return math.nextafter(norm * norm, math.inf)
+    return max(1.0, math.nextafter(2 * square - 1, math.inf)) if residual else square
 
 
 def asserted_modules(steps: Sequence[Step]) -> tuple[str, ...]:

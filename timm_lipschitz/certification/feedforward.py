@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import FoldedNetwork
-from ..layers import ACTIVATIONS, Affine, Bounded, Operator, Sandwich, Step, folded
+from ..layers import ACTIVATIONS, Activation, Affine, Bounded, Operator, Residual, Sandwich, Scaling, Step, folded
 from ..layers.activations import make_activation
 from ..layers.steps import in_shape, out_shape
 
@@ -74,11 +74,15 @@ def feedforward(steps: Sequence[Step]) -> Feedforward:
     """The network that explicit steps describe, in float64 on the CPU.
 
     Raises `NotCertifiableError` for a network whose matrices would not fit into `LARGEST_NETWORK` entries, or one with
-    a module of which only an asserted bound is known.
+    residual layers or a module of which only an asserted bound is known.
     """
     if not steps:
         raise NotCertifiableError("a network without layers has no matrices")
-    hidden = [math.prod(s.a.out_shape) for s in steps if isinstance(s, Sandwich) and s.activation != "identity"]
+    hidden = [
+        math.prod(step.a.out_shape if isinstance(step, Sandwich) else step.shape)
+        for step in steps
+        if isinstance(step, Sandwich | Activation) and step.activation != "identity"
+    ]
     _check_size([math.prod(in_shape(steps[0])), *hidden, math.prod(out_shape(steps[-1]))])
     weights, biases, activations = [], [], []
     linear = _Linear([], None)
@@ -88,8 +92,21 @@ def feedforward(steps: Sequence[Step]) -> Feedforward:
                 f"module {step.name!r} ({type(step.module).__name__}) has an asserted bound and no explicit weights: "
                 "there is no matrix inequality to prove; certify needs none"
             )
+        if isinstance(step, Residual):
+            raise NotCertifiableError(
+                f"{step.name or 'a layer'} adds its input to its output, and the matrix inequality is one of "
+                "feedforward networks; certify needs none"
+            )
         if isinstance(step, Affine):
             linear = linear.then(step.operator, step.bias)
+            continue
+        if isinstance(step, Activation):
+            linear = linear.then(Scaling(1.0, step.shape), step.bias)
+            if step.activation != "identity":
+                weights.append(linear.matrix())
+                biases.append(linear.offset())
+                activations.append(step.activation)
+                linear = _Linear([], None)
             continue
         scale = 1.0 if step.log_scale is None else torch.exp(step.log_scale)
         linear = linear.then(step.b.scaled(math.sqrt(2.0) / scale), step.bias)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..folding import explicit_steps, fold_steps, input_shape
-from ..layers import Bounded, MatrixOperator, NormalizedLinear, Sandwich, Step
+from ..layers import Activation, Bounded, MatrixOperator, NormalizedLinear, Residual, Sandwich, Step
 from ..layers.steps import in_shape, out_shape
 from .bounds import step_bound
 from .certify import Certificates, Certifier, SegmentError
@@ -126,13 +126,13 @@ def _layer_bounds(steps: Sequence[Step]) -> tuple[LayerBound, ...]:
         bound = step_bound(step)
         so_far = math.nextafter(so_far * bound, math.inf)
         shapes = f"{_shape(in_shape(step))} to {_shape(out_shape(step))}"
-        defect = math.nextafter(bound - 1.0, math.inf) if isinstance(step, Sandwich) else None
+        defect = math.nextafter(bound - 1.0, math.inf) if isinstance(step, Sandwich | Residual) else None
         found.append(LayerBound(step.name, _kind(step), shapes, _nominal(step), bound, defect, so_far))
     return tuple(found)
 
 
 def _nominal(step: Step) -> float | None:
-    if isinstance(step, Sandwich):
+    if isinstance(step, Sandwich | Residual | Activation):
         return 1.0
     if isinstance(step, Bounded) or isinstance(step.operator, MatrixOperator):
         return None
@@ -142,6 +142,10 @@ def _nominal(step: Step) -> float | None:
 def _kind(step: Step) -> str:
     if isinstance(step, Sandwich):
         return f"sandwich of {type(step.b).__name__}, {step.activation}"
+    if isinstance(step, Residual):
+        return f"residual of {type(step.m).__name__}, {step.activation}"
+    if isinstance(step, Activation):
+        return step.activation
     return f"{type(step.module).__name__}, asserted" if isinstance(step, Bounded) else type(step.operator).__name__
 
 

@@ -19,6 +19,8 @@ is gone: ``Psi_k W_k Psi_{k-1}^-1 = 2 B_k A_{k-1}^T``, moduli included, and ``w 
    entry: where h is known, ``gamma_n || |W| |h| ||`` is what it adds, half of ``gamma_n || |W| || ||h||`` where ReLU
    leaves half of the entries.
 2. An activation is off by a few units of its own output (`ACTIVATION_ERRORS`).
+   A residual layer ``h - 2 M^T Psi sigma(Psi^-1 M h + b)`` is one segment, its d_k made of those of the two maps in it,
+   measured in the same norms, and of the addition (`_local_of_residual`).
 3. Replace the segments of g by those of f, one after the other: the error of each reaches the logits through the rest
    of f, whose Lipschitz constant is a product of layers' bounds next to 1, not of matrix norms next to 2. ``||g - f||
    <= sum_k (||sqrt2 A_k|| prod_{j > k} ||[A_j B_j]||^2) d_k``; two logits together are off by sqrt2 of that at most.
@@ -41,7 +43,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import Bounded, Sandwich, Step
+from ..layers import Bounded, Residual, Sandwich, Step
+from ..layers.activations import make_activation
 from ..layers.operators import Dense, gamma, modulus_norm, product_error
 from ..layers.segments import Segment, segments
 from .bounds import step_bound
@@ -211,7 +214,9 @@ class NetworkRounding:
 
 def without_scales(steps: Sequence[Step]) -> list[Segment]:
     """The segments of the network without its Psi."""
-    return segments([replace(step, log_scale=None) if isinstance(step, Sandwich) else step for step in steps])
+    return segments(
+        [replace(step, log_scale=None) if isinstance(step, Sandwich | Residual) else step for step in steps]
+    )
 
 
 def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision: Precision) -> NetworkRounding:
@@ -232,6 +237,8 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
             own_weight = torch.exp(step.log_scale)
         if isinstance(step, Bounded) and segment.module is not None:
             local = {**ASSERTED, "relative": ASSERTED_ERROR * step.bound}
+        elif isinstance(step, Residual) and segment.branch:
+            local = _local_of_residual(step, segment, precision)
         else:
             local = _local(segment, link * between * enter, precision, weight, own_weight)
         local |= {"between": between, "enter": enter, "leave": leave, "whole": whole, "before": before}
@@ -287,3 +294,40 @@ def _local(
         "offset": bias + 1.0,
         **by_entry,
     }
+
+
+def _local_of_residual(step: Residual, segment: Segment, precision: Precision) -> dict[str, Any]:
+    """`_local` of a whole residual layer, of the norm N of its input.
+
+    ``v = M h + Psi b`` and ``z = Psi sigma(Psi^-1 v)`` in the weighted norm: ``||z|| <= ||v|| + ||Psi sigma(0)||``.
+    """
+    psi = None if step.log_scale is None else torch.exp(step.log_scale)
+    norm = step.m.dominance_bound(step.y)
+    inner = _local(segment.branch[0], norm, precision, None, psi)
+    outer = _local(segment.branch[1], 2 * norm, precision, psi, None)
+    channels, *image = step.m.out_shape
+    at_zero = abs(float(make_activation(step.activation)(torch.zeros((), dtype=torch.float64))))
+    scales = math.sqrt(channels) if psi is None else float(psi.cpu().norm())
+    offset = 1.1 * at_zero * scales * math.sqrt(math.prod(image))
+    bias = inner["offset"] - 1.0  # of `_local`: the weighted norm of the bias, and 1
+
+    # a N + b each: how far the computed v is off, the computed z, how far it is off, and u = 2 M^T z
+    v = (_relative(inner), inner["constant"])
+    z = (1.01 * (norm + v[0]), 1.01 * (bias + v[1] + offset + inner["active_constant"]))
+    off = (v[0] + inner["active_relative"] * z[0], v[1] + inner["active_relative"] * z[1] + inner["active_constant"])
+    u = (2.02 * norm * z[0], 2.02 * norm * z[1] + outer["constant"])
+    added = (precision.unit * 1.01 * (u[0] + 1), precision.unit * 1.01 * u[1])
+    found = [2 * norm * off[k] + _relative(outer) * z[k] + added[k] for k in (0, 1)]
+    return {
+        "relative": found[0] * (1 + 1e-9),
+        "constant": (found[1] + outer["constant"] + precision.tiny * math.prod(step.m.in_shape)) * (1 + 1e-9),
+        "active_relative": 0.0,
+        "active_constant": 0.0,
+        "growth": (1 + inner["growth"]) * (1 + outer["growth"]),
+        "offset": inner["offset"] + outer["offset"] + offset,
+    }
+
+
+def _relative(local: dict[str, Any]) -> float:
+    """What execution is off by, of the norm of the input alone."""
+    return local["relative"] + local.get("summation", 0.0) * local.get("absolute", 0.0)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InvalidInputError, NotCertifiableError
 from ..folding import FoldedNetwork, explicit_steps
-from ..layers import Sandwich, Step
+from ..layers import Activation, Sandwich, Step
 from ..layers.activations import is_homogeneous
 from ..records import check_writable, write_all_atomic
 from . import check_certificate
@@ -86,6 +86,7 @@ def built_in_multipliers(steps: Sequence[Step]) -> tuple[float, list[Tensor]]:
     With n_k the bound ``||[A_k B_k]||^2`` of sandwich layer k and c_k the product of the bounds of all steps before it,
     ``Lambda_k = Psi_k^2 gamma / (c_k^2 n_k)``: weighted so, the layers' inequalities ``||h_out||^2 <= n_k^2
     ||h_in||^2`` add up to the network's. Where the scalings are balanced, sqrt(gamma) before and behind, it is Psi_k^2.
+    An activation that stands alone is such a layer with n_k = 1.
     """
     bounds = [step_bound(step) for step in steps]
     gamma = math.prod(bounds)
@@ -99,6 +100,8 @@ def built_in_multipliers(steps: Sequence[Step]) -> tuple[float, list[Tensor]]:
             if step.log_scale is not None:
                 squares = torch.exp(2 * expand(step.log_scale.cpu(), step.a.out_shape))
             found.append(squares.flatten() * (gamma / before / before / bound))
+        elif isinstance(step, Activation) and step.activation != "identity":
+            found.append(torch.full((math.prod(step.shape),), gamma / before / before, dtype=torch.float64))
         before *= bound
     return gamma, found
 

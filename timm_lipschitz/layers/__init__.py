@@ -2,6 +2,7 @@
 
 from .activations import ACTIVATIONS
 from .aol import AOLLinear
+from .aol_conv import AOLConv2d
 from .cayley import cayley, cayley_inverse
 from .explicit import collect
 from .fusing import FusedLayers
@@ -23,6 +24,7 @@ from .operators import (
     multiply,
 )
 from .orthogonal import OrthogonalLinear
+from .orthogonal_fourier import OrthogonalFourierConv2d
 from .pooling import GridPool2d
 from .registered import register_bound
 from .rescaling import Flatten, Rescale
@@ -31,11 +33,14 @@ from .sandwich_fourier import SandwichFourierConv2d
 from .sandwich_linear import LipschitzLinear, SandwichLinear
 from .sequential import LipschitzSequential
 from .sll import SLLLinear
-from .steps import Affine, Bounded, Sandwich, Step
+from .sll_conv import PadChannels, SLLConv2d
+from .steps import Activation, Affine, Bounded, Residual, Sandwich, Step
 
 __all__ = [
     "ACTIVATIONS",
+    "AOLConv2d",
     "AOLLinear",
+    "Activation",
     "Affine",
     "Bounded",
     "Circulant",
@@ -52,10 +57,14 @@ __all__ = [
     "MatrixOperator",
     "NormalizedLinear",
     "Operator",
+    "OrthogonalFourierConv2d",
     "OrthogonalLinear",
+    "PadChannels",
     "Pointwise",
     "Pooling",
     "Rescale",
+    "Residual",
+    "SLLConv2d",
     "SLLLinear",
     "Sandwich",
     "SandwichConv2d",

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import InvalidInputError
 
-__all__ = ["ACTIVATIONS", "is_homogeneous", "make_activation"]
+__all__ = ["ACTIVATIONS", "activation_name", "is_homogeneous", "make_activation"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,18 @@ def make_activation(name: str) -> nn.Module:
 def is_homogeneous(name: str) -> bool:
     """Whether sigma(c v) = c sigma(v) for every c > 0, so that ``Psi sigma(Psi^-1 v + b) = sigma(v + Psi b)``."""
     return ACTIVATIONS[name].homogeneous
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The name of a module that computes one of `ACTIVATIONS`, None for any other module.
+
+    One with settings of its own, such as another slope, is another function. ``inplace`` changes nothing.
+    """
+
+    def settings(one: nn.Module) -> dict[str, object]:
+        return {name: getattr(one, name) for name in getattr(one, "__constants__", ()) if name != "inplace"}
+
+    for name, entry in ACTIVATIONS.items():
+        if type(module) is entry.module and settings(module) == settings(entry.module()):
+            return name
+    return None

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from .explicit import Affine, Step, as_float64, optional_float64
@@ -13,19 +14,33 @@ from .sandwich_linear import check_sizes
 __all__ = ["AOLLinear", "almost_orthogonal"]
 
 
-def almost_orthogonal(weight: Tensor) -> Tensor:
-    """``W = P D`` of norm at most 1 for any P (q, p), with ``D = diag(sum_j |P^T P|_ij)^(-1/2)``.
-
-    Columns of zeros stay zero. ``D^-2 - P^T P`` is diagonally dominant, hence positive semidefinite, and so is ``I - D
-    P^T P D``.
-    """
+def _almost_orthogonal(weight: Tensor) -> Tensor:
     weight = promote(weight)
-    sums = (weight.mT @ weight).abs().sum(dim=-1)
-    return weight * torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
+    wide = weight.shape[0] < weight.shape[1]
+    products = weight @ weight.mT if wide else weight.mT @ weight
+    sums = products.abs().sum(dim=-1)
+    scales = torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
+    return weight * (scales[:, None] if wide else scales)
+
+
+@register_notrace_function
+def almost_orthogonal(weight: Tensor) -> Tensor:
+    """``W = P D`` of norm at most 1 for any P (q, p), with ``D = diag(sum_j |P^T P|_ij)^(-1/2)``; ``D P`` where q < p.
+
+    ``D^-2 - P^T P`` is diagonally dominant, hence positive semidefinite, and so is ``I - D P^T P D``. Where there are
+    fewer rows than columns it is the transposed matrix that is scaled: its columns can be orthogonal, those of P
+    cannot, and the products are smaller. Columns (rows) of zeros stay zero. In float32 or better.
+    """
+    if torch.jit.is_scripting():
+        return _almost_orthogonal(weight)
+    if weight.is_meta:
+        return _almost_orthogonal(weight)
+    with torch.autocast(weight.device.type, enabled=False):
+        return _almost_orthogonal(weight)
 
 
 class AOLLinear(Fusible, nn.Module):
-    """``h -> P D h + b``, see `almost_orthogonal`: 1-Lipschitz, and orthogonal only where P is.
+    """``h -> P D h + b``, or ``D P h + b``, see `almost_orthogonal`: 1-Lipschitz, and orthogonal only where P is.
 
     (..., in_features) -> (..., out_features). ``weight`` (out_features, in_features) is P. Source: Prach and Lampert
     (2022), "Almost-orthogonal layers for efficient general-purpose Lipschitz networks".
@@ -44,7 +59,7 @@ class AOLLinear(Fusible, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # orthogonal columns: P D is an isometry then
+        if not self.weight.is_meta:  # orthogonal columns or rows, which D leaves as they are
             with torch.no_grad():
                 self.weight.copy_(nn.init.orthogonal_(torch.empty_like(self.weight, dtype=torch.float32)))
         if self.bias is not None:

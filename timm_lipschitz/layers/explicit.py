@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError, NotCertifiableError
+from .activations import activation_name
 from .cayley import cayley_factors
 from .registered import bounded_step
-from .steps import Affine, Bounded, Sandwich, Step, out_shape
+from .steps import Activation, Affine, Bounded, Residual, Sandwich, Step, out_shape
 
 __all__ = [
     "IN_ORDER",
+    "Activation",
     "Affine",
     "Bounded",
+    "Residual",
     "Sandwich",
     "Step",
     "as_float64",
@@ -140,6 +143,8 @@ def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...])
             found = cast(ExplicitModule, module).explicit(in_shape)
         elif (bounded := bounded_step(module, in_shape, name)) is not None:
             found = [bounded]
+        elif (activation := activation_name(module)) is not None:
+            found = [Activation(activation, in_shape)]
         else:
             raise NotCertifiableError(
                 f"module {name!r} ({type(module).__name__}) is not certifiable: it has no known Lipschitz bound; "

@@ -4,6 +4,8 @@ Each takes images (B, C, H, W) or features (B, C) and holds its matrix as a para
 ``bias``.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ __all__ = [
     "FoldedDense",
     "FoldedPointwise",
     "FoldedPooling",
+    "FoldedResidual",
     "FoldedScaling",
     "SpaceToDepth2d",
     "sum_length",
@@ -164,3 +167,14 @@ class FoldedPooling(nn.Module):
         if self.bias is not None:
             x = x + self.bias[:, None, None]
         return x
+
+
+class FoldedResidual(nn.Module):
+    """``x`` plus what the ``branch`` makes of it."""
+
+    def __init__(self, branch: Sequence[nn.Module]):
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)

@@ -86,7 +86,7 @@ def initialize(layers: Iterable[nn.Module], scheme: Scheme) -> None:
     paired_input = False
     for layer in layers:
         weight, activation = getattr(layer, "weight", None), getattr(layer, "activation", None)
-        if weight is None or activation is None:
+        if weight is None or not hasattr(layer, "log_scale"):  # the logarithm of Psi, or None: a sandwich layer's own
             continue
         pair = scheme == "paired" and activation == "relu" and weight.shape[0] > 1
         if pair:

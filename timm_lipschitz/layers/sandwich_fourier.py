@@ -24,14 +24,14 @@ __all__ = ["SandwichFourierConv2d"]
 
 
 @register_notrace_function
-def require_image_size(x: Tensor, height: int, width: int) -> Tensor:
+def require_image_size(x: Tensor, height: int, width: int, layer: str) -> Tensor:
     """``x`` itself. Raises `InvalidInputError` naming both sizes unless ``x`` is (B, C, height, width)."""
     if torch.jit.is_scripting():
         torch._assert(x.shape[2] == height and x.shape[3] == width, "image size differs from the layer's img_size")
         return x
     if x.dim() != 4 or x.shape[2] != height or x.shape[3] != width:
         raise InvalidInputError(
-            f"SandwichFourierConv2d: weights belong to {height}x{width} images (B, C, {height}, {width}), the input is "
+            f"{layer}: weights belong to {height}x{width} images (B, C, {height}, {width}), the input is "
             f"{tuple(x.shape)}; resize the images, or create the model with img_size="
             f"{tuple(x.shape[2:]) if x.dim() == 4 else (height, width)} and train it there"
         )
@@ -113,7 +113,7 @@ class SandwichFourierConv2d(Fusible, nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = require_image_size(x, self.img_size[0], self.img_size[1])
+        x = require_image_size(x, self.img_size[0], self.img_size[1], "SandwichFourierConv2d")
         dtype = x.dtype
         x = batch_last(x)  # (B, p, H, W) -> (W, H, p, B)
         if self.stride == 2:

@@ -7,22 +7,25 @@ absorbed. Source: Wang and Manchester (2023), Theorem 3.1. All products are take
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from .activations import make_activation
-from .operators import Operator, multiply
-from .steps import Affine, Bounded, Step
+from .folded import FoldedResidual
+from .operators import Operator, Scaling, multiply
+from .steps import Activation, Affine, Bounded, Residual, Step
 
 __all__ = ["Segment", "segments"]
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Linear maps in order, a bias, and the activation behind them, if any; or a module with an asserted bound.
+    """Linear maps in order, a bias, and the activation behind them, if any.
+
+    Or a ``module`` with an asserted bound; or a ``branch``, whose segments' result is added to what enters it.
 
     ``factors`` are the layers' own, scaled; ``operators`` the same map with neighbours multiplied, which is what runs.
     ``step`` is the index of the last step that has a part in it, and ``inside`` says that its ``A^T`` has not.
@@ -34,6 +37,7 @@ class Segment:
     step: int
     inside: bool = False
     module: nn.Module | None = None
+    branch: tuple["Segment", ...] = ()
 
     @cached_property
     def operators(self) -> list[Operator]:
@@ -43,6 +47,8 @@ class Segment:
         """The operators, the last one with the bias, and the activation."""
         if self.module is not None:
             return [copy.deepcopy(self.module)]
+        if self.branch:
+            return [FoldedResidual([module for part in self.branch for module in part.to_modules()])]
         *first, last = self.operators
         modules = [*(operator.to_module(None) for operator in first), last.to_module(self.bias)]
         return modules if self.activation is None else [*modules, make_activation(self.activation)]
@@ -54,10 +60,22 @@ def segments(steps: Sequence[Step]) -> list[Segment]:
     pending: list[Operator] = []  # linear maps since the last segment, in order
     root = math.sqrt(2.0)
     for index, step in enumerate(steps):
-        if isinstance(step, Bounded):
-            if pending:
+        if isinstance(step, Bounded | Residual):
+            if not all(isinstance(operator, Scaling) and operator.factor == 1.0 for operator in pending):
                 found.append(Segment(tuple(pending), None, None, index - 1))
-            found.append(Segment((), None, None, index, module=step.module))
+            if isinstance(step, Bounded):
+                found.append(Segment((), None, None, index, module=step.module))
+            else:
+                found.append(Segment((), None, None, index, branch=_branch(step, index)))
+            pending = []
+        elif isinstance(step, Activation):
+            if step.activation == "identity" and step.bias is None:
+                continue
+            if not pending and step.bias is None and found and _ends_linear(found[-1]):
+                found[-1] = replace(found[-1], activation=step.activation, step=index)
+                continue
+            operators = tuple(pending) or (Scaling(1.0, step.shape),)
+            found.append(Segment(operators, step.bias, step.activation, index))
             pending = []
         elif isinstance(step, Affine):
             pending.append(step.operator)
@@ -74,3 +92,15 @@ def segments(steps: Sequence[Step]) -> list[Segment]:
     if pending:
         found.append(Segment(tuple(pending), None, None, len(steps) - 1))
     return found
+
+
+def _ends_linear(segment: Segment) -> bool:
+    """Whether a segment that ends in a bias has room for the activation behind it."""
+    return segment.activation is None and segment.module is None and not segment.branch
+
+
+def _branch(step: Residual, index: int) -> tuple[Segment, Segment]:
+    """``h -> -2 M^T Psi sigma(Psi^-1 M h + b)``."""
+    scale = 1.0 if step.log_scale is None else torch.exp(step.log_scale)
+    inner = Segment((step.m.scaled(1.0 / scale),), step.bias, step.activation, index)
+    return inner, Segment((step.m.transposed().scaled(-2.0, scale),), None, None, index)

@@ -13,7 +13,7 @@ from .explicit import IN_ORDER, collect
 from .fusing import Fusible
 from .layout import join_batches
 from .operators import Operator, multiply
-from .steps import Bounded, Sandwich, Step, out_shape
+from .steps import Activation, Bounded, Residual, Sandwich, Step, out_shape
 
 __all__ = ["IMAGES_AT_ONCE", "LipschitzSequential"]
 
@@ -76,8 +76,9 @@ class LipschitzSequential(Fusible, nn.Sequential):
     def lipschitz(self) -> float:
         """L2 bound, images of ``in_shape`` -> outputs: the product of the layers' bounds.
 
-        1 for a sandwich layer, what a rule asserts, and the measured norm of other operators. Certificates count what
-        sandwich layers miss of 1 too. Raises `InvalidInputError` where the network does not know its ``in_shape``.
+        1 for sandwich and residual layers and activations, what a rule asserts, and the measured norm of other
+        operators. Certificates count what layers miss of 1 too. Raises `InvalidInputError` where the network does not
+        know its ``in_shape``.
         """
         if self.in_shape is None:
             raise InvalidInputError(
@@ -98,7 +99,7 @@ IN_ORDER.add(LipschitzSequential.forward)
 
 
 def _nominal(step: Step) -> float:
-    if isinstance(step, Sandwich):
+    if isinstance(step, Sandwich | Activation | Residual):
         return 1.0
     return step.bound if isinstance(step, Bounded) else step.operator.norm_bound()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .operators import MatrixOperator, Operator
 
-__all__ = ["Affine", "Bounded", "Sandwich", "Step", "in_shape", "out_shape"]
+__all__ = ["Activation", "Affine", "Bounded", "Residual", "Sandwich", "Step", "in_shape", "out_shape"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,36 @@ class Affine:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Activation:
+    """``h -> sigma(h + b)`` on samples of ``shape``, elementwise with slopes in [0, 1]: 1-Lipschitz.
+
+    ``bias`` has one entry a channel, or is None.
+    """
+
+    activation: str
+    shape: tuple[int, ...]
+    bias: Tensor | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """``h -> h - 2 M^T Psi sigma(Psi^-1 M h + b)``, ``Psi = diag(exp(log_scale))``; bound ``max(1, 2 ||M||^2 - 1)``.
+
+    Between two points the map is ``I - 2 M^T J M``, J a diagonal of slopes in [0, 1]: symmetric, with eigenvalues in
+    ``[1 - 2 ||M||^2, 1]``. ``bias`` and ``log_scale`` have one entry a channel of ``M``'s rows, or are None. ``y`` are
+    positive numbers, one a channel, from which ``||M||`` is bounded (`MatrixOperator.dominance_bound`).
+    """
+
+    m: MatrixOperator
+    activation: str
+    bias: Tensor | None
+    log_scale: Tensor | None
+    y: Tensor
+    name: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Bounded:
     """``h -> module(h)`` of samples, of which no more is known than ``bound``, and that because somebody asserts it.
@@ -52,13 +82,17 @@ class Bounded:
     name: str = ""
 
 
-Step: TypeAlias = Sandwich | Affine | Bounded
+Step: TypeAlias = Sandwich | Affine | Activation | Residual | Bounded
 
 
 def in_shape(step: Step) -> tuple[int, ...]:
     """Shape of one sample in front of a step."""
     if isinstance(step, Bounded):
         return step.in_shape
+    if isinstance(step, Activation):
+        return step.shape
+    if isinstance(step, Residual):
+        return step.m.in_shape
     return step.b.in_shape if isinstance(step, Sandwich) else step.operator.in_shape
 
 
@@ -66,4 +100,6 @@ def out_shape(step: Step) -> tuple[int, ...]:
     """Shape of one sample behind a step."""
     if isinstance(step, Bounded):
         return step.out_shape
+    if isinstance(step, Activation | Residual):
+        return in_shape(step)
     return step.a.in_shape if isinstance(step, Sandwich) else step.operator.out_shape

@@ -3,12 +3,12 @@
 A network is ``stages`` (feature maps), a ``head`` (flatten, hidden layers, classifier) and two scalings by
 ``sqrt(lipschitz)``, before the first layer and before the classifier, between which every layer is 1-Lipschitz. Input
 is in pixel units, images in [0, 1]; a normalisation of the input is the caller's business and no part of the bound.
+The same trunk of ordinary layers has no bound (`Trunk`), and is there to be compared with.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from ..layers import (
 )
 from ..layers.initialization import Scheme, initialize
 
-__all__ = ["LayerFamily", "LipschitzNet", "to_size"]
+__all__ = ["LayerFamily", "LipschitzNet", "Trunk", "to_size"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ class LayerFamily:
 
     ``stage(in, out, img_size=, stride=)`` gives a layer on feature maps, ``hidden(in, out)`` a dense layer with its
     activation. With a ``pool_grid`` the weights belong to no size of image: stages are made without ``img_size``, and
-    the head pools their maps to pool_grid x pool_grid cells (`GridPool2d`).
+    the head pools their maps to pool_grid x pool_grid cells (`GridPool2d`). In a ``residual`` family a dense layer
+    keeps its width, and ``hidden(features, width)`` is told the width inside.
     """
 
     stage: Callable[..., nn.Module]
     hidden: Callable[..., nn.Module] = SandwichLinear
     classifier: Callable[..., nn.Module] = ContractionHead
     pool_grid: int | None = None
+    residual: bool = False
 
 
 def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -58,8 +60,8 @@ def to_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-class LipschitzHead(nn.Module):
-    """Feature maps to logits: pool and flatten, 1-Lipschitz hidden layers, scaling, dropout, classifier ``fc``.
+class Head(nn.Module):
+    """Feature maps to logits: pool and flatten, hidden layers, scaling, dropout, classifier ``fc``.
 
     ``global_pool`` is ``"flat"``, or ``""`` for a headless network that returns its feature maps.
     """
@@ -81,11 +83,14 @@ class LipschitzHead(nn.Module):
         self.family = family
         self.pool = nn.Identity() if family.pool_grid is None else GridPool2d(family.pool_grid)
         self.flatten = Flatten()
-        widths = (in_features, *hidden)
-        self.layers = nn.Sequential(*(family.hidden(p, q, **factory) for p, q in pairwise(widths)))
+        features, layers = in_features, []
+        for width in hidden:
+            layers.append(family.hidden(features, width, **factory))
+            features = features if family.residual else width
+        self.layers = nn.Sequential(*layers)
         self.rescale = Rescale(scale)
         self.drop = nn.Dropout(drop_rate)
-        self.num_features = widths[-1]
+        self.num_features = features
         self.global_pool = "flat"
         self.fc: nn.Module = nn.Identity()
         self.reset(num_classes, global_pool, **factory)
@@ -123,17 +128,17 @@ class LipschitzHead(nn.Module):
         return collect([(f"head.{name}", m) for name, m in self.named_children()], in_shape)
 
 
-class LipschitzNet(nn.Module):
-    """Stages of Lipschitz layers and a dense head, with timm's methods and attributes.
+class Trunk(nn.Module):
+    """Stages of layers and a dense head, with timm's methods and attributes. ``stages`` lists (width, stride).
 
-    ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels
-    -> last hidden layer, and certificates use the constants of the pairs of classes. ``stages`` lists (width, stride).
     With ``spatial=False`` the stages are dense layers on the flattened image, and feature maps are (B, C, 1, 1).
+    ``scale`` multiplies the input, and what enters the classifier. ``lipschitz`` is None: ordinary layers have no
+    bound, and such a network no certificate.
 
-    A family with a ``pool_grid`` takes images of every size, with the same weights and the same bound; ``img_size`` is
-    then the size that folding and certification take unless told otherwise, and `set_img_size` changes it.
+    A family with a ``pool_grid`` takes images of every size, with the same weights; ``img_size`` is then the size that
+    folding and certification take unless told otherwise, and `set_img_size` changes it.
 
-    Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
+    Raises `InvalidInputError` for a bad size or an unknown pooling.
     """
 
     # Weights of another in_chans are refused, not adapted as if they were a plain convolution. (No annotation:
@@ -149,24 +154,18 @@ class LipschitzNet(nn.Module):
         in_chans: int = 3,
         img_size: int | tuple[int, int] = 32,
         global_pool: str = "flat",
-        lipschitz: float = 1.0,
-        normalized_head: bool = False,
         drop_rate: float = 0.0,
         spatial: bool = True,
-        init: Scheme = "paired",
+        scale: float = 1.0,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if not (math.isfinite(lipschitz) and lipschitz > 0):
-            raise InvalidInputError(f"lipschitz must be positive and finite, not {lipschitz!r}")
         factory = {"device": device, "dtype": dtype}
-        if normalized_head:
-            family = replace(family, classifier=NormalizedLinear)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.lipschitz = float(lipschitz)
+        self.lipschitz: float | None = None
         self.grad_checkpointing = False
         self.spatial = spatial
         self.fixed_input_size = family.pool_grid is None
@@ -175,7 +174,7 @@ class LipschitzNet(nn.Module):
         size, channels, reduction = to_size(img_size), in_chans, 1
         if not spatial:
             channels, reduction, size = in_chans * math.prod(size), max(size), (1, 1)
-        self.rescale = Rescale(math.sqrt(lipschitz))
+        self.rescale = Rescale(scale)
         blocks: list[nn.Module] = []
         self.feature_info: list[dict[str, Any]] = []
         for index, (width, stride) in enumerate(stages):
@@ -191,18 +190,8 @@ class LipschitzNet(nn.Module):
         self.stages = LipschitzSequential(*blocks)
         self.num_features = channels
         pixels = math.prod(size) if family.pool_grid is None else family.pool_grid**2
-        self.head = LipschitzHead(
-            channels * pixels,
-            num_classes,
-            hidden,
-            family,
-            math.sqrt(lipschitz),
-            global_pool,
-            drop_rate,
-            **factory,
-        )
+        self.head = Head(channels * pixels, num_classes, hidden, family, scale, global_pool, drop_rate, **factory)
         self.head_hidden_size = self.head.num_features
-        initialize([*self.stages, *self.head.layers], init)
 
     def set_img_size(self, img_size: int | tuple[int, int]) -> None:
         """Changes ``img_size`` of a network whose weights belong to no size.
@@ -294,6 +283,55 @@ class LipschitzNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+class LipschitzNet(Trunk):
+    """A `Trunk` of 1-Lipschitz layers between two scalings.
+
+    ``lipschitz`` bounds the network in L2, pixels -> logits; with ``normalized_head`` (last-layer normalisation) pixels
+    -> last hidden layer, and certificates use the constants of the pairs of classes. The bound is the same for every
+    size of image. ``init`` is the start of sandwich layers (`initialize`); other layers start as they do.
+
+    Raises `InvalidInputError` for a bound that is not positive and finite, a bad size, or an unknown pooling.
+    """
+
+    def __init__(
+        self,
+        family: LayerFamily,
+        stages: tuple[tuple[int, int], ...],
+        hidden: tuple[int, ...] = (),
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 32,
+        global_pool: str = "flat",
+        lipschitz: float = 1.0,
+        normalized_head: bool = False,
+        drop_rate: float = 0.0,
+        spatial: bool = True,
+        init: Scheme = "paired",
+        device=None,
+        dtype=None,
+    ):
+        if not (math.isfinite(lipschitz) and lipschitz > 0):
+            raise InvalidInputError(f"lipschitz must be positive and finite, not {lipschitz!r}")
+        if normalized_head:
+            family = replace(family, classifier=NormalizedLinear)
+        super().__init__(
+            family,
+            stages,
+            hidden,
+            num_classes,
+            in_chans,
+            img_size,
+            global_pool,
+            drop_rate,
+            spatial,
+            math.sqrt(lipschitz),
+            device,
+            dtype,
+        )
+        self.lipschitz = float(lipschitz)
+        initialize([*self.stages, *self.head.layers], init)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The whole network, pixels to logits, as explicit steps on images of ``in_shape`` (C, H, W)."""

@@ -21,7 +21,7 @@ import safetensors.torch
 from torch import nn
 
 from ..errors import CheckpointError, InvalidInputError
-from ._trunk import LipschitzNet
+from ._trunk import Trunk
 from .normalized import of_pixels
 
 __all__ = ["SUMS_FILE", "LoadedModel", "file_sha256", "load_model", "read_metadata", "verify_weights", "weights_sha256"]
@@ -148,7 +148,7 @@ def _load_every_tensor(model: nn.Module, weights: Path) -> None:
     timm drops the stored classifier, and leaves a random one, where a configuration contradicts itself on the number of
     classes. Other families may rename tensors while loading, so theirs are left to timm.
     """
-    if not isinstance(model, LipschitzNet):
+    if not isinstance(model, Trunk):
         return
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))

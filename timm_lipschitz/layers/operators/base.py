@@ -102,6 +102,13 @@ class MatrixOperator(Operator):
     def beside(self, other: Self) -> Self:
         """``[self other]``: the operator on both inputs stacked along their channels, of one kind and output."""
 
+    def dominance_bound(self, y: Tensor) -> float:
+        """An upper bound of the norm, rounding included, that is tight where ``|W W^T| y`` is about ``y``.
+
+        For an operator that was scaled so. ``y`` has one positive entry a channel of the output.
+        """
+        return self.norm_bound()
+
 
 def plus(x: Tensor, bias: Tensor | None) -> Tensor:
     """``x`` (B, C, ...) plus ``bias`` (C,), if there is any."""

@@ -14,7 +14,7 @@ from .base import MatrixOperator, Operator, Shape
 from .pointwise import Pointwise
 from .rearrangement import SpaceToDepth
 from .rounding import modulus_norm
-from .spectral import convolution_bound
+from .spectral import convolution_bound, dominance_bound
 from .strided import StridedConvolution
 
 __all__ = ["Convolution"]
@@ -61,6 +61,9 @@ class Convolution(MatrixOperator):
         # With zero padding the operator is a restriction of the one on the infinite grid, with circular padding it has
         # some of that one's frequencies: neither has a larger norm.
         return convolution_bound(self.kernel)
+
+    def dominance_bound(self, y: Tensor) -> float:
+        return dominance_bound(self.kernel, y)
 
     @property
     def terms(self) -> int:

@@ -13,7 +13,7 @@ from ..folded import FoldedDense, sum_length
 from ..layout import flatten_samples
 from .base import MatrixOperator, Operator, Shape, column, plus
 from .rounding import gamma, modulus_norm
-from .spectral import spectral_bound
+from .spectral import dominance_bound, spectral_bound
 
 __all__ = ["Dense"]
 
@@ -52,6 +52,9 @@ class Dense(MatrixOperator):
 
     def norm_bound(self) -> float:
         return spectral_bound(self.matrix[None])
+
+    def dominance_bound(self, y: Tensor) -> float:
+        return dominance_bound(self.matrix[:, :, None, None], y)
 
     @property
     def terms(self) -> int:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-__all__ = ["convolution_bound", "power_of_two", "spectral_bound"]
+__all__ = ["convolution_bound", "dominance_bound", "power_of_two", "spectral_bound"]
 
 UNIT = 2.0**-53
 COLUMNS_AT_ONCE = 512  # a product in blocks sums fewer terms in a row, and its bound is as much smaller
@@ -34,10 +34,14 @@ def spectral_bound(blocks: Tensor) -> float:
     """
     key = _digest(blocks)
     if key not in _known:
-        _known[key] = _spectral_bound(blocks)
-        if len(_known) > LARGEST_CACHE:
-            _known.popitem(last=False)
+        _remember(key, _spectral_bound(blocks))
     return _known[key]
+
+
+def _remember(key: bytes, bound: float) -> None:
+    _known[key] = bound
+    if len(_known) > LARGEST_CACHE:
+        _known.popitem(last=False)
 
 
 def _digest(blocks: Tensor) -> bytes:
@@ -98,10 +102,11 @@ def convolution_bound(kernel: Tensor) -> float:
     ``K K^T`` of the infinite grid is the convolution with the autocorrelation ``R[t] = sum_s K[s] K[s + t]^T``,
     and with ``R[-t] = R[t]^T`` its norm is at most ``||R[0]|| + 2 sum ||R[t]||`` over one half of the taps: tight for
     orthonormal rows, where only ``R[0] = I`` is left, and valid for every kernel. ``||R[0]|| <= c + ||R[0] - c I||_F``
-    as in `spectral_bound`, which also gives better norms where Frobenius norms are loose. What the taps are rounded by
-    is itself a convolution, its taps at most ``n u sum_s |K[s]| |K[s + t]|^T``, n = p k l products a sum; these are not
-    negative, so its norm is at most that of their sum, ``n u || sum_s |K[s]| ||_F^2``. Infinite for kernels with NaN or
-    infinite entries.
+    as in `spectral_bound`, which also gives better norms where Frobenius norms are loose. There the moduli of the taps
+    bound it too, ``|| sum_t |R[t]| ||``, for rows and for columns (`_moduli_bound`): that is how kernels are scaled
+    that are only almost orthogonal, rows or columns. What the taps are rounded by is itself a convolution, its taps at
+    most ``n u sum_s |K[s]| |K[s + t]|^T``, n = p k l products a sum; these are not negative, so its norm is at most
+    that of their sum, ``n u || sum_s |K[s]| ||_F^2``. Infinite for kernels with NaN or infinite entries.
     """
     largest_entry = float(kernel.abs().max())
     if largest_entry == 0 or not math.isfinite(largest_entry):
@@ -118,8 +123,9 @@ def convolution_bound(kernel: Tensor) -> float:
     largest = centre + norms[0] + 2 * norms[1:].sum()
     if bool(norms.sum() > 1e-9 * centre):
         tighter = spectral_bound(gram[None]) + 2 * sum(spectral_bound(lag[None]) for lag in lags)
-        largest = largest.clamp(max=tighter)
-    rounding = (p * k * l + 3) * UNIT * kernel.abs().sum(dim=(2, 3)).square().sum() + _TINY
+        of_columns = _moduli_bound(*_autocorrelation(kernel.transpose(0, 1)))
+        largest = largest.clamp(max=min(tighter, _moduli_bound(gram, lags), of_columns))
+    rounding = (max(p, q) * k * l + 3) * UNIT * kernel.abs().sum(dim=(2, 3)).square().sum() + _TINY
     largest = (largest + rounding) * (1 + (q * q + 4 * k * l + 8) * UNIT)  # the norms' and the sums' own rounding
     return _root_up(float(largest), unscaled)
 
@@ -139,6 +145,58 @@ def _autocorrelation(kernel: Tensor) -> tuple[Tensor, list[Tensor]]:
 
     half_plane = [(i, j) for i in range(k) for j in range(1 - l, l) if (i, j) > (0, 0)]
     return correlate(0, 0), [correlate(i, j) for i, j in half_plane]
+
+
+def _moduli_bound(gram: Tensor, lags: list[Tensor]) -> float:
+    """An upper bound of ``|| N ||``, ``N = sum_t |R[t]|`` symmetric and without negative entries, and so of K K^T.
+
+    For s above ||N||, ``y = (s I - N)^-1 1`` is positive, and `_largest_ratio` of it at most s. Infinite where rounding
+    leaves no such y.
+    """
+    moduli = _moduli(gram, lags)
+    eye = torch.eye(len(moduli), dtype=moduli.dtype, device=moduli.device)
+    largest = float(torch.linalg.eigvalsh(moduli)[-1])
+    y = torch.linalg.solve(largest * (1 + 1e-11 * len(moduli)) * eye - moduli, torch.ones_like(moduli[0]))
+    if not bool((y > 0).all() and torch.isfinite(y).all()):
+        return math.inf
+    return _largest_ratio(moduli, y)
+
+
+def dominance_bound(kernel: Tensor, y: Tensor) -> float:
+    """An upper bound of the norm of a convolution with ``kernel`` (q, p, k, l) from positive numbers ``y`` (q,).
+
+    ``|| N || <= max_i (N y)_i / y_i``, N as in `_moduli_bound`: no more than a product of matrices, where that y is
+    known. Infinite for kernels with NaN or infinite entries. Remembered as `spectral_bound`.
+    """
+    key = _digest(kernel) + _digest(y)
+    if key not in _known:
+        _remember(key, _dominance_bound(kernel, y))
+    return _known[key]
+
+
+def _dominance_bound(kernel: Tensor, y: Tensor) -> float:
+    largest_entry = float(kernel.abs().max())
+    if largest_entry == 0 or not math.isfinite(largest_entry):
+        return math.inf if largest_entry else 0.0
+    unscaled = power_of_two(largest_entry)
+    kernel = kernel * (1 / unscaled)
+    gram, lags = _autocorrelation(kernel)
+    rounding = (kernel[0].numel() + 3) * UNIT * float(kernel.abs().sum(dim=(2, 3)).square().sum()) * (1 + 1e-9) + _TINY
+    return _root_up((_largest_ratio(_moduli(gram, lags), y) + rounding) * (1 + 2 * UNIT), unscaled)
+
+
+def _moduli(gram: Tensor, lags: list[Tensor]) -> Tensor:
+    """``sum_t |R[t]|`` (q, q), with ``R[-t] = R[t]^T``."""
+    return gram.abs() + sum((lag.abs() + lag.abs().mT for lag in lags), torch.zeros_like(gram))
+
+
+def _largest_ratio(moduli: Tensor, y: Tensor) -> float:
+    """``max_i (N y)_i / y_i`` for positive y, rounded up: at least ``||N||`` (Collatz and Wielandt).
+
+    Sums of products of numbers that are not negative: n of them are off by a factor of 1 + n u.
+    """
+    y = (y / y.max()).clamp_min(2.0**-400)
+    return float(((moduli @ y) / y).max()) * (1 + (3 * len(moduli) + 60) * UNIT)
 
 
 def power_of_two(largest_entry: float) -> float:
