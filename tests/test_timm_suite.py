@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -46,9 +47,19 @@ def outcomes(folder: Path) -> dict[tuple[str, str], str]:
     return found
 
 
+RIVALS = ("aol_cnn", "orthogonal_cnn", "plain_cnn", "sll_resnet")
+
+
+def models() -> list[Any]:
+    """All models; the larger sizes of the rivals, wider and deeper copies of the small ones, are marked exhaustive."""
+    larger = tuple(f"{rival}_" for rival in RIVALS)
+    names = registered_models("timm_lipschitz")
+    return [pytest.param(name, marks=pytest.mark.exhaustive) if name.startswith(larger) else name for name in names]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("model", registered_models("timm_lipschitz"))
+@pytest.mark.parametrize("model", models())
 def test_model_passes_timms_own_tests(model: str, forkserver: BaseContext, tmp_path: Path) -> None:
     exit_code, output = run_timm_tests(forkserver, "timm_lipschitz", model, tmp_path)
 
@@ -59,7 +70,7 @@ def test_model_passes_timms_own_tests(model: str, forkserver: BaseContext, tmp_p
 def test_the_papers_models_and_their_explicit_forms_are_registered() -> None:
     papers = {"sandwich_cnn", "sandwich_cnn_large", "sandwich_cnn_medium", "sandwich_dnn", "sandwich_mlp"}
     explicit = {"sandwich_bcop_cnn", "sandwich_bcop_cnn_large", "sandwich_bcop_cnn_medium"}
-    assert papers | explicit <= set(registered_models("timm_lipschitz"))
+    assert papers | explicit | set(RIVALS) <= set(registered_models("timm_lipschitz"))
 
 
 def test_a_faulty_model_fails(forkserver: BaseContext, tmp_path: Path) -> None:

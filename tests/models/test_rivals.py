@@ -106,7 +106,7 @@ def test_one_set_of_weights_is_certified_at_every_size(name: str) -> None:
 def test_the_grid_of_the_papers_larger_images(name: str) -> None:
     model = timm.create_model(name, img_size=64, pool_grid=16, device="meta")
     assert model(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 10)
-    expected = {"aol_cnn": 10_885_290, "sll_resnet": 165_332_902}[name]  # reported: 11M and 165M with 200 classes
+    expected = {"aol_cnn": 10_885_290, "sll_resnet": 165_335_302}[name]  # reported: 11M and 165M with 200 classes
     assert sum(p.numel() for p in model.parameters()) == expected
 
 

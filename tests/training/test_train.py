@@ -1,6 +1,7 @@
 """Training on a toy data set: it learns, resumes to the bit, and writes what the other commands load."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteError
 from timm_lipschitz.models import load_model
-from timm_lipschitz.training import RECIPES, Recipe, recipe_for, train
+from timm_lipschitz.training import RECIPES, Recipe, evaluate_margins, recipe_for, train
+from timm_lipschitz.training.recipes import paper_recipe
+from timm_lipschitz.training.schedules import make_schedule
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -121,6 +124,42 @@ def test_schedule_rises_and_falls_to_zero(train_data, validation_data, recipe, t
     assert all(group["lr"] <= recipe.learning_rate * 0.05 for group in groups)
 
 
+def test_the_papers_schedule_peaks_at_two_fifths_and_ends_at_zero(train_data, validation_data, recipe, tmp_path):
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    schedule = make_schedule(optimizer, recipe.with_overrides(schedule="piecewise", epochs=100), steps=10)
+    rates = []
+    for update in range(1000):
+        schedule.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == rates[399] == pytest.approx(recipe.learning_rate)
+    assert rates[0] == pytest.approx(recipe.learning_rate / 400)
+    assert rates[799] == pytest.approx(recipe.learning_rate / 20)
+    assert rates[999] == 0
+    train("sandwich_mlp", train_data, validation_data, recipe.with_overrides(schedule="piecewise"), tmp_path)
+    groups = torch.load(tmp_path / "training_state.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert all(group["lr"] == 0 for group in groups)
+
+
+def test_rivals_are_trained_like_the_others(train_data, validation_data, recipe, tmp_path):
+    recipe = recipe.with_overrides(epochs=2, lipschitz=2.0)
+    train("orthogonal_cnn", train_data, validation_data, recipe, tmp_path)
+    model = load_model(f"local-dir:{tmp_path}").model
+    assert model.lipschitz == 2.0
+    assert evaluate_margins(model, validation_data, torch.device("cpu"))[0] > 0.3
+
+
+def test_a_plain_network_is_trained_without_a_bound(train_data, validation_data, recipe, tmp_path):
+    recipe = replace(recipe, lipschitz=None)
+    train("plain_cnn", train_data, validation_data, recipe, tmp_path)
+    model = load_model(f"local-dir:{tmp_path}").model
+    assert model.lipschitz is None
+    clean, *certified = evaluate_margins(model, validation_data, torch.device("cpu"))
+    assert clean > 0.5
+    assert certified == [0.0, 0.0, 0.0]
+    with pytest.raises(InvalidInputError, match="a plain network has no Lipschitz bound"):
+        train("plain_cnn", train_data, validation_data, replace(recipe, lipschitz=1.0), tmp_path / "bounded")
+
+
 def test_the_bound_and_the_image_size_come_with_the_model(train_data, validation_data, recipe, tmp_path):
     train("sandwich_cnn", train_data, validation_data, recipe.with_overrides(lipschitz=2.0, epochs=2), tmp_path)
     model = load_model(f"local-dir:{tmp_path}").model
@@ -132,10 +171,21 @@ def test_the_bound_and_the_image_size_come_with_the_model(train_data, validation
 def test_recipes():
     assert recipe_for("sandwich_mlp", "mnist") is RECIPES["sandwich_mlp.mnist"]
     assert recipe_for("sandwich_mlp", "elsewhere") == Recipe()
+    assert recipe_for("sandwich_cnn", "cifar100") == paper_recipe()
+    assert recipe_for("sandwich_dnn", "tiny_imagenet") == paper_recipe(epochs=400)
+    assert recipe_for("plain_cnn_large", "cifar10") == paper_recipe(None)
     shipped = RECIPES["sandwich_cnn.mnist"]
     assert shipped.tuned_on == "validation"
     assert shipped.with_overrides(epochs=None) == shipped
     assert shipped.with_overrides(epochs=20).tuned_on == "nothing", "a changed recipe was tuned on nothing"
+
+
+@pytest.mark.parametrize("bound", [None, 1.0, 7.8])
+def test_the_papers_offsets_do_not_grow_with_the_bound(bound):
+    cross_entropy = paper_recipe(bound).make_loss()
+    assert cross_entropy.offset == pytest.approx(1.5 * 2**0.5)
+    assert cross_entropy.temperature == pytest.approx(0.25)
+    assert paper_recipe(bound, loss="multi_margin").make_loss().margin == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +198,7 @@ def test_recipes():
         {"learning_rate": -1.0},
         {"warmup_epochs": 20},
         {"loss": "hinge"},
+        {"schedule": "step"},
     ],
 )
 def test_recipes_refuse_nonsense(wrong):

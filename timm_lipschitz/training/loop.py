@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..certification import NetworkBound, certified, network_bound, radii
+from ..certification import certified, network_bound, radii
 from ..data import BatchLoader, ImageDataset, PadCropFlip, check_classes
 from ..errors import CheckpointError, NonFiniteError
 from ..folding import explicit_steps
@@ -27,6 +27,7 @@ from .checkpoint import dump_metadata, load_state, save_model, save_state
 from .execution import Execution
 from .ranks import rank, require_same, sum_over_ranks, wait_for_all, world_size
 from .recipes import Recipe
+from .schedules import make_schedule
 from .task import PrecisionTask
 
 __all__ = ["EpochFigures", "train"]
@@ -77,14 +78,15 @@ def train(
     """
     import timm
     from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
     from timm.utils import unwrap_model
 
     execution = execution or Execution()
     device = torch.device(device)
     torch.manual_seed(seed)
     channels, *size = train_data.image_shape
-    model_args = {"img_size": tuple(size), "lipschitz": recipe.lipschitz}
+    model_args: dict[str, Any] = {"img_size": tuple(size)}
+    if recipe.lipschitz is not None:
+        model_args["lipschitz"] = recipe.lipschitz
     model: Any = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **model_args).to(
         device
     )
@@ -108,17 +110,7 @@ def train(
     optimizer = create_optimizer_v2(
         model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    scheduler: Any = create_scheduler_v2(
-        optimizer,
-        sched=recipe.schedule,
-        num_epochs=recipe.epochs,
-        decay_rate=1.0,
-        warmup_epochs=recipe.warmup_epochs,  # type: ignore[arg-type]
-        warmup_prefix=False,
-        warmup_lr=recipe.learning_rate * 1e-3,
-        step_on_epochs=False,
-        updates_per_epoch=steps,
-    )[0]
+    scheduler = make_schedule(optimizer, recipe, steps)
     identity = {
         "model": model_name,
         "recipe": recipe.to_dict(),
@@ -217,16 +209,20 @@ def train(
 def evaluate_margins(model: nn.Module, data: ImageDataset, device: torch.device) -> tuple[float, ...]:
     """Share of images (0 to 1) certified at each of `VALIDATION_EPS`, from logits in the model's own precision.
 
+    Of a model without a known bound none are, beyond those classified correctly (eps 0).
+
     In a process group every rank calls it; the batches are shared out, so their logits do not depend on the number of
     ranks.
     """
     was_training = model.training
     model.eval()
-    bound: NetworkBound = network_bound(explicit_steps(model))
+    pairs = torch.full((data.num_classes, data.num_classes), torch.inf, dtype=torch.float64)
+    if hasattr(model, "explicit"):
+        pairs = network_bound(explicit_steps(model)).pairs
     counts = torch.zeros(len(VALIDATION_EPS), dtype=torch.int64)
     for images, labels in islice(BatchLoader(data.to(device), 500).epoch(0), rank(), None, world_size()):
-        radius = radii(model(images).double().cpu(), labels.cpu(), bound.pairs)[1]
-        counts += torch.stack([certified(radius, eps).sum() for eps in VALIDATION_EPS])
+        margin, radius = radii(model(images).double().cpu(), labels.cpu(), pairs)
+        counts += torch.stack([(margin > 0).sum(), *(certified(radius, eps).sum() for eps in VALIDATION_EPS[1:])])
     model.train(was_training)
     return tuple(count / len(data) for count in sum_over_ranks(counts.to(device)).tolist())
 
