@@ -74,3 +74,26 @@ def test_missing_library(monkeypatch):
 def test_names_do_not_pass_off_the_ten_step_autoattack():
     for row in _torchattacks.TORCHATTACKS:
         assert "autoattack" not in row.name or row.name == "torchattacks-autoattack-10step"
+
+
+class _ColumnsFirst(Linear):
+    """Its gradient lies in memory as that of a Fourier layer does: batch last."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.requires_grad:
+            images = images.clone()
+            images.register_hook(lambda gradient: gradient.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("name", ["pgdl2", "fgsm", "apgd"])
+def test_gradients_that_lie_in_memory_otherwise(name, few_steps):
+    images = grey_images(4)
+    model, same = _ColumnsFirst(5), Linear(5)
+    labels = predicted(model, images)
+    at = FAR if name != "fgsm" else ThreatModel.parse("linf:0.5")
+    if name == "pgdl2":
+        with pytest.raises(RuntimeError, match="view size is not compatible"):  # the defect
+            torchattacks.PGDL2(model.eval(), steps=1)(images, labels)
+    found, expected = (run_attack(net, images, labels, at, name, seed=0) for net in (model, same))
+    assert torch.equal(found.success, expected.success)

@@ -15,6 +15,21 @@ from timm_lipschitz.errors import InvalidInputError, NonFiniteError
 _PROBABILITY_TOLERANCE: Final = 1e-5
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, whose gradient lies in memory as images do: torchattacks takes a ``view`` of it.
+
+    That of a Fourier layer does not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient.contiguous()
+
+
 class GuardedModel(nn.Module):
     """Hands images to ``model`` and returns a copy of its logits (Square writes into the logits that it is given).
 
@@ -40,7 +55,7 @@ class GuardedModel(nn.Module):
         self._poison.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(images).clone()
+        logits = self.model(_ContiguousGradient.apply(images)).clone()
         # Few operations, because every query pays them: x * 0 is 0 where x is finite and NaN elsewhere.
         pixels = images.detach().flatten(1).sum(dim=1) * 0  # (B, C, H, W) -> (B,)
         outputs = (logits.detach() * 0).sum(dim=1)  # (B, K) -> (B,); the sum of the logits themselves may overflow

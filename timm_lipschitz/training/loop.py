@@ -10,7 +10,7 @@ the whole batch, so the figures are those of one process but for the order in wh
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -61,10 +61,13 @@ def train(
     device: torch.device | str = "cpu",
     execution: Execution | None = None,
     resume: bool = False,
+    model_args: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int, int, Tensor], None] | None = None,
     on_epoch: Callable[[EpochFigures], None] | None = None,
 ) -> nn.Module:
     """Trains ``model_name`` (a timm name) and writes a ``local-dir:`` model to ``out``; returns the model in eval mode.
+
+    ``model_args`` go to `timm.create_model` beyond what data and recipe say: ``normalized_head``, ``pool_grid``.
 
     ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress; the loss of a step is a
     scalar tensor on the device, of this process's part of the batch, and reading it waits for the device. With
@@ -84,10 +87,11 @@ def train(
     device = torch.device(device)
     torch.manual_seed(seed)
     channels, *size = train_data.image_shape
-    model_args: dict[str, Any] = {"img_size": tuple(size)}
+    given = dict(model_args or {})
+    settings: dict[str, Any] = {"img_size": tuple(size), **given}
     if recipe.lipschitz is not None:
-        model_args["lipschitz"] = recipe.lipschitz
-    model: Any = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **model_args).to(
+        settings["lipschitz"] = recipe.lipschitz
+    model: Any = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **settings).to(
         device
     )
     check_classes(model.num_classes, train_data)
@@ -118,6 +122,7 @@ def train(
         "train_data": train_data.content_hash,
         "precision": execution.precision,
         "torch": torch.__version__.split("+")[0],
+        **({"model_args": given} if given else {}),
     }
     history: list[dict[str, Any]] = []
     executions: list[dict[str, Any]] = []
@@ -200,7 +205,7 @@ def train(
         executions=executions,
     )
     if rank() == 0:
-        save_model(trained, out, model_args, metadata)
+        save_model(trained, out, settings, metadata)
     wait_for_all(device)
     return trained
 

@@ -1,0 +1,114 @@
+"""Reproducing the paper: the right networks, measured and reported side by side, and a reduced budget that says so."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from benchmarks import reproduce, tightness
+from timm_lipschitz import data
+from timm_lipschitz.data import ImageDataset
+from timm_lipschitz.leaderboard import load_reported
+
+ROOT = Path(__file__).parents[1]
+
+
+def noise(name: str, split: str, data_dir: object = None, **kwargs: object) -> ImageDataset:
+    """Images (3, 8, 8), dark ones of class 0 and bright ones of class 1."""
+    count = {"train": 256, "validation": 8, "test": 12}[split]
+    labels = torch.arange(count) % 2
+    images = torch.randint(0, 128, (count, 3, 8, 8), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
+    images[labels == 1] += 127
+    return ImageDataset(name=name, split=split, images=images, labels=labels, classes=("a", "b"), source="test")
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(data, "load_dataset", noise)
+    reported = ["--reported", str(ROOT / "leaderboards" / "reported")]
+    return ["--size", "small", "--epochs", "1", "--seed", "5", "--device", "cpu", "--out", str(tmp_path), *reported]
+
+
+def test_measured_beside_reported(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheap = replace(reproduce.EXPERIMENTS["table2"], attacks=("pgdl2",))
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "table2", cheap)
+    typed = ["table2", "--data", "cifar100", "--layer", "orthogonal", "--attack-limit", "4", *typed]
+    assert reproduce.main(typed) == 0
+    record = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())
+    (network,) = record["networks"]
+    assert (network["model"], network["budget"], network["epochs"]) == ("orthogonal_cnn", "reduced", 1)
+    assert network["bound"] == pytest.approx(2 / 0.2565)
+    assert network["reported"]["attacked"] == {"l2:36/255": 38.6, "l2:72/255": 30.6, "l2:108/255": 24.0}
+    (run,) = network["runs"]
+    assert (run["images"], run["attacked_images"], len(run["history"])) == (12, 4, 1)
+    assert set(run["attacked"]) == set(run["certified"]) == set(reproduce.ATTACKED_AT)
+    for at in reproduce.ATTACKED_AT:
+        assert run["certified"][at] <= run["clean"]
+    printed = capsys.readouterr().out
+    assert "reduced, 1 epochs" in printed
+    row = next(line.split() for line in printed.splitlines() if "attacked l2:36/255" in line)
+    assert row[-1] == "38.6"
+    assert "reported: https://arxiv.org/abs/2301.11526" in printed
+
+    assert reproduce.main(typed) == 0  # goes on where it was: at the end
+    again = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())
+    assert again["networks"][0]["clean"] == network["clean"]
+
+
+def test_slopes_of_a_plain_network_too(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(["fig7", "--data", "cifar10", "--layer", "plain", "--limit", "6", *typed]) == 0
+    record = json.loads((tmp_path / "fig7" / "fig7-cifar10.json").read_text())
+    (network,) = record["networks"]
+    assert (network["model"], network["bound"], network["certified"]) == ("plain_cnn", None, {})
+    assert network["runs"][0]["slope"]["found"] > 0
+    assert network["runs"][0]["slope"]["share"] is None
+    assert "reported: nothing" in capsys.readouterr().out
+
+
+def test_table_1_is_the_benchmark_of_tightness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(tightness, "main", lambda words: given.append(words) or 0)
+    out = ["--out", str(tmp_path)]
+    assert reproduce.main(["table1", "--layer", "AOL", "--seed", "3", "--epochs", "7", *out]) == 0
+    assert given == [["--out", str(tmp_path / "table1"), "--layer", "aol", "--seed", "3", "--epochs", "7"]]
+
+
+def test_the_networks_are_the_papers() -> None:
+    rows = load_reported(ROOT / "leaderboards" / "reported")
+    classes = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+    for what, experiment in reproduce.EXPERIMENTS.items():
+        for cell in experiment.cells:
+            size = 64 if cell.data == "tiny_imagenet" else 32
+            if cell.reported is None:
+                assert timm.is_model(cell.model)
+                continue
+            found = reproduce.published(cell, what, rows)
+            assert found is not None
+            model = timm.create_model(
+                cell.model, img_size=size, num_classes=classes[cell.data], device="meta", **cell.settings
+            )
+            parameters = sum(p.numel() for p in model.parameters()) / 1e6
+            if found["parameters_millions"] is not None:
+                assert parameters == pytest.approx(found["parameters_millions"], rel=0.15)
+    assert len(reproduce.EXPERIMENTS["table2"].cells) == 20
+    assert len(reproduce.EXPERIMENTS["table3"].cells) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2"], "choose one with --data"),
+        (["table2", "--data", "cifar10"], "has no network of that data set, layer and size"),
+        (["table2", "--data", "cifar100", "--layer", "plain"], "has no network"),
+    ],
+)
+def test_what_is_not_in_the_table_is_refused(
+    words: list[str], message: str, typed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main([*words, *typed]) != 0
+    assert message in capsys.readouterr().err
