@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from .cayley import cayley
-from .explicit import Affine, Step, as_float64, optional_float64, require_finite
 
 # by name: torch.fx takes a function for a leaf only where it finds it among a module's globals
-from .fourier import batch_first, batch_last, block_form, fourier_product, kernel_spectrum, space_to_depth
+from .block_form import block_form
+from .cayley import cayley
+from .explicit import Affine, Step, as_float64, optional_float64, require_finite
+from .fourier import fourier_product, kernel_spectrum, space_to_depth
 from .fusing import Fusible
+from .layout import batch_first, batch_last
 from .operators import Circulant, Pointwise, SpaceToDepth
 from .sandwich_fourier import require_image_size
 from .sandwich_linear import check_sizes
