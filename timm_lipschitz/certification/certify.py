@@ -223,6 +223,8 @@ class Certifier:
 def _operation(segment: Segment) -> str:
     if segment.module is not None:
         return f"{type(segment.module).__name__}, asserted"
+    if segment.branch:
+        return f"residual, {_operation(segment.branch[0])}"
     maps = " and ".join(type(operator).__name__ for operator in segment.operators)
     sizes = "x".join(map(str, segment.operators[0].in_shape)), "x".join(map(str, segment.operators[-1].out_shape))
     behind = "" if segment.activation in (None, "identity") else f", {segment.activation}"
