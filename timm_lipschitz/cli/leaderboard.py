@@ -5,6 +5,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from ._options import BatchSizeOption, DataDirOption, DeviceOption
+
 __all__ = ["leaderboard"]
 
 leaderboard = typer.Typer(
@@ -20,6 +22,11 @@ leaderboard = typer.Typer(
       timm-lipschitz leaderboard site --out site
     """,
 )
+
+
+EntryArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="ENTRY", help="Data set and id, such as mnist/sandwich_cnn.mnist.", show_default=False)
+]
 
 DirOption: TypeAlias = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="Where the leaderboards lie, one folder a data set.")
@@ -77,6 +84,88 @@ def check(leaderboards: DirOption = Path("leaderboards")) -> None:
     for entry, modules in asserted_entries(leaderboards).items():
         typer.echo(f"{entry}: asserted, not proved: {'; '.join(modules)}")
     typer.echo(f"{count} {'entry' if count == 1 else 'entries'} in {leaderboards}, all in order")
+
+
+@leaderboard.command()
+def verify(
+    entry: EntryArgument,
+    sample: Annotated[int, typer.Option("--sample", min=1, metavar="N", help="Run so many random images again.")] = 100,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=2**63 - 1,
+            metavar="N",
+            help="Seed of sample and attacks.",
+            show_default="drawn, printed",
+        ),
+    ] = None,
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="Repeat the attacks, on images that they were given; certified ones too.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="The model, where the record's name for it cannot be loaded; its weights must have the record's hash.",
+            show_default="the one that the record names",
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    batch_size: BatchSizeOption = 250,
+    device: DeviceOption = None,
+    leaderboards: DirOption = Path("leaderboards"),
+) -> None:
+    r"""Run an entry again on a random sample of its images and compare them one by one.
+
+    Weights and data must have the hashes of the record. Predictions and
+    margins must be equal up to rounding, no recorded radius may be larger than
+    the one measured now, and every image that the record calls certified must
+    be certified again. With --attacks no certified image may break, and no
+    more other images than chance explains. The entry is not changed. Exit code
+    1 if the record is not confirmed, 3 if a certificate is wrong.
+
+    Examples:
+      timm-lipschitz leaderboard verify mnist/sandwich_cnn.mnist
+      timm-lipschitz leaderboard verify mnist/sandwich_mlp.mnist \
+          --sample 20 --attacks --seed 7
+    """
+    import secrets
+
+    from ..data import load_dataset
+    from ..leaderboard import find_entry
+    from ..leaderboard.verification import named_model
+    from ..leaderboard.verification import verify as verify_run
+    from ._stages import stages
+    from ._subjects import load_subject, pick_device
+
+    run = find_entry(leaderboards, entry).run
+    record = run.record
+    spec = named_model(record) if model is None else model
+    where = pick_device(device)
+    drawn = secrets.randbelow(2**32) if seed is None else seed
+    dataset = load_dataset(record.dataset.name, record.dataset.split, data_dir, img_size=(record.model.input_size[1:]))
+    loaded = load_subject(spec, dataset, record.seed)
+    typer.echo(f"{entry}: {spec}, up to {sample} random images, seed {drawn}")
+    with stages() as show:
+        found = verify_run(
+            run,
+            loaded,
+            dataset,
+            sample=sample,
+            seed=drawn,
+            attacks=attacks,
+            batch_size=batch_size,
+            device=where,
+            progress=show,
+        )
+    for remark in found.remarks:
+        typer.echo(f"remark: {remark}")
+    found.require_confirmed()
+    repeated = f", attacks repeated: {', '.join(found.attacks)}" if found.attacks else ""
+    typer.echo(f"{len(found.sample)} images: prediction, margin and certified radius confirmed{repeated}")
 
 
 @leaderboard.command()

@@ -1,6 +1,9 @@
-"""Leaderboards: entries on disk, their ranked tables in Markdown and CSV, and a static site."""
+"""Leaderboards: entries on disk, their ranked tables in Markdown and CSV, and a static site.
 
-from timm_lipschitz.leaderboard.entries import add
+Running an entry again (`verification`) needs torch and is imported from there.
+"""
+
+from timm_lipschitz.leaderboard.entries import add, find_entry
 from timm_lipschitz.leaderboard.generate import asserted_entries, build, check
 from timm_lipschitz.leaderboard.ranking import primary_threat_model
 from timm_lipschitz.leaderboard.reported import ReportedRow, load_reported
@@ -13,6 +16,7 @@ __all__ = [
     "build",
     "build_site",
     "check",
+    "find_entry",
     "load_reported",
     "primary_threat_model",
     "render_run_page",

@@ -67,6 +67,20 @@ def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
     return Entry(run=run, record_file=files.record.name)
 
 
+def find_entry(leaderboards_dir: Path | str, name: str) -> Entry:
+    """The entry called ``<dataset>/<id>``.
+
+    Raises:
+        RecordError: as `load_entry`; for a name that there is not, one that lists those that there are.
+    """
+    root = Path(leaderboards_dir)
+    dataset, _, record_id = name.partition("/")
+    if dataset in dataset_names(root) and record_id in record_ids(root, dataset):
+        return load_entry(root, dataset, record_id)
+    known = [f"{dataset}/{record_id}" for dataset in dataset_names(root) for record_id in record_ids(root, dataset)]
+    raise RecordError(f"{root} has no entry {name!r}; there are {', '.join(known) or 'none'}")
+
+
 def record_ids(leaderboards_dir: Path, dataset: str) -> list[str]:
     """Ids of all entries of a data set, sorted.
 
