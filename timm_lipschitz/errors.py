@@ -43,6 +43,10 @@ class RunDirectoryError(TimmLipschitzError):
     """A run directory that cannot be written, is in use, or belongs to another run."""
 
 
+class HubError(TimmLipschitzError):
+    """A repository on the Hugging Face hub that could not be written. The message never holds a token."""
+
+
 class CertificateViolation(TimmLipschitzError):
     """An attack succeeded inside a certified radius: a proof of a defect. The message names the saved witness."""
 

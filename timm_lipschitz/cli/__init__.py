@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .export import export
 from .leaderboard import leaderboard
 from .models import models
+from .push import push
 from .quickstart import quickstart
 from .train import train
 
@@ -57,7 +58,7 @@ def _options(
     """
 
 
-for _command in (quickstart, models, datasets, train, certify, evaluate):
+for _command in (quickstart, models, datasets, train, certify, evaluate, push):
     app.command()(_command)
 app.add_typer(leaderboard)
 app.add_typer(export)

@@ -1,5 +1,6 @@
 """``timm-lipschitz leaderboard``: add runs, build the tables and the site, check that all is in order."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -13,7 +14,7 @@ leaderboard = typer.Typer(
     name="leaderboard",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""Add runs to leaderboards, build their tables and pages, check them.
+    help="""Add runs to leaderboards, build their tables and pages, check and publish them.
 
     Examples:
       timm-lipschitz leaderboard add runs/mine
@@ -22,6 +23,13 @@ leaderboard = typer.Typer(
       timm-lipschitz leaderboard site --out site
     """,
 )
+
+
+class RepositoryKind(StrEnum):
+    """What a leaderboard is published as."""
+
+    dataset = "dataset"
+    space = "space"
 
 
 EntryArgument: TypeAlias = Annotated[
@@ -184,6 +192,32 @@ def site(
     from ..leaderboard import build_site
 
     typer.echo(build_site(leaderboards, out))
+
+
+@leaderboard.command()
+def publish(
+    to: Annotated[str, typer.Option("--to", metavar="USER/NAME", help="The repository.", show_default=False)],
+    kind: Annotated[
+        RepositoryKind, typer.Option("--as", help="The entries as a data set, or the site as a static Space.")
+    ] = RepositoryKind.dataset,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    leaderboards: DirOption = Path("leaderboards"),
+) -> None:
+    """Publish the leaderboards on the Hugging Face hub, after a check of everything.
+
+    One commit makes the repository what the leaderboards are: files that they
+    do not have are deleted there. The token is that of `hf auth login` or
+    HF_TOKEN.
+
+    Examples:
+      timm-lipschitz leaderboard publish --to me/robustness --dry-run
+      timm-lipschitz leaderboard publish --to me/robustness --as space
+    """
+    from ..leaderboard.board_repository import board_upload
+    from ._uploading import upload_or_show
+
+    upload_or_show(board_upload(leaderboards, to, kind.value), dry_run=dry_run, private=private)
 
 
 def _dir(leaderboards: Path) -> list[str]:
