@@ -32,6 +32,12 @@ class RepositoryKind(StrEnum):
     space = "space"
 
 
+class ExportFormat(StrEnum):
+    """Whose form an entry is exported in."""
+
+    robustbench = "robustbench"
+
+
 EntryArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="ENTRY", help="Data set and id, such as mnist/sandwich_cnn.mnist.", show_default=False)
 ]
@@ -218,6 +224,34 @@ def publish(
     from ._uploading import upload_or_show
 
     upload_or_show(board_upload(leaderboards, to, kind.value), dry_run=dry_run, private=private)
+
+
+@leaderboard.command(name="export")
+def export_entry(
+    entry: EntryArgument,
+    form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.robustbench,
+    threat_model: Annotated[
+        str | None,
+        typer.Option("--threat-model", metavar="NORM:EPS", help="Which one, where AutoAttack ran at several."),
+    ] = None,
+    leaderboards: DirOption = Path("leaderboards"),
+) -> None:
+    r"""Print an entry in the form of another leaderboard.
+
+    robustbench: a model_info file. What a record does not hold (link, authors,
+    venue, additional data) is left empty; a footnote says where the run falls
+    short of RobustBench's rules, such as all 10,000 images.
+
+    Examples:
+      timm-lipschitz leaderboard export mnist/sandwich_cnn.mnist \
+          --format robustbench --threat-model l2:1.58
+    """
+    import json
+
+    from ..leaderboard import find_entry
+    from ..leaderboard.robustbench import model_info
+
+    typer.echo(json.dumps(model_info(find_entry(leaderboards, entry).run.record, threat_model), indent=2))
 
 
 def _dir(leaderboards: Path) -> list[str]:
