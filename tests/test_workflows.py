@@ -1,0 +1,126 @@
+"""Workflows, issue form and pull-request template: their commands exist, and what a stranger sends cannot write."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from timm_lipschitz.cli import app
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
+MAKEFILE = (ROOT / "Makefile").read_text()
+ON = True  # what YAML 1.1 makes of the key `on`
+
+
+def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, workflow in WORKFLOWS.items():
+        for job in workflow["jobs"].values():
+            yield name, job
+
+
+def run_lines() -> list[str]:
+    lines = [line for _, job in jobs() for step in job.get("steps", []) for line in step.get("run", "").splitlines()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def quoted_commands(text: str) -> list[str]:
+    text = text.replace("\\\n", " ")
+    indented = re.findall(r"^ {4,}(timm-lipschitz [^#\n]+)", text, re.MULTILINE)
+    return indented + re.findall(r"`(timm-lipschitz [^`]+)`", text)
+
+
+def pages() -> dict[str, str]:
+    names = (".github/PULL_REQUEST_TEMPLATE.md", ".github/ISSUE_TEMPLATE/submission.yml", "leaderboards/README.md")
+    return {name: (ROOT / name).read_text() for name in names}
+
+
+def parse(words: list[str]) -> None:
+    """Raises click's usage error for a command or an option that there is not."""
+    command: Any = typer.main.get_command(app)
+    arguments = list(words)
+    while hasattr(command, "commands"):
+        if not arguments:
+            return
+        command = command.commands[arguments.pop(0)]
+    if arguments:  # a command that is only mentioned has none
+        command.make_context("timm-lipschitz", arguments).close()
+
+
+def test_the_workflows_are_there() -> None:
+    assert set(WORKFLOWS) == {"test.yml", "leaderboard.yml", "release.yml"}
+    assert "make test PYTHON=python" in run_lines()
+    assert "timm-lipschitz leaderboard check" in run_lines()
+
+
+@pytest.mark.parametrize("line", [line for line in run_lines() if line.split()[0].endswith("timm-lipschitz")])
+def test_commands_exist(line: str) -> None:
+    parse([{"$ENTRY": "mnist/x", "$SAMPLE": "100"}.get(word, word) for word in shlex.split(line)[1:]])
+
+
+@pytest.mark.parametrize("line", [line for line in run_lines() if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    targets = [word for word in shlex.split(line)[1:] if "=" not in word]
+    assert targets
+    assert all(re.search(rf"^{re.escape(target)}:", MAKEFILE, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_commands_of_the_templates_exist(page: str) -> None:
+    found = [line for line in quoted_commands(pages()[page]) if shlex.split(line)[1:]]
+    assert found
+    for line in found:
+        parse([word for word in shlex.split(line)[1:] if word not in ("|", "...")])
+
+
+def test_the_check_of_commands_sees() -> None:
+    for words in (["leaderboard", "chek"], ["leaderboard", "verify", "mnist/x", "--smaple", "3"]):
+        with pytest.raises((KeyError, typer.BadParameter.__base__)):  # type: ignore[arg-type]
+            parse(words)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_token_can_only_read_unless_a_job_says_otherwise(name: str) -> None:
+    workflow = WORKFLOWS[name]
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        writes = "write" in job.get("permissions", {}).values()
+        if writes and "pull_request" in workflow[ON]:
+            assert job["if"] == "github.event_name == 'push'"
+    assert "pull_request_target" not in workflow[ON]
+
+
+def test_nothing_that_somebody_typed_is_pasted_into_a_shell() -> None:
+    assert [line for line in run_lines() if "${{" in line] == []
+
+
+def test_every_job_ends() -> None:
+    assert [name for name, job in jobs() if "uses" not in job and "timeout-minutes" not in job] == []
+
+
+def test_a_release_waits_for_the_tests_and_stores_no_password() -> None:
+    publish = WORKFLOWS["release.yml"]["jobs"]["publish"]
+    assert set(publish["needs"]) == {"test", "build"}
+    assert publish["permissions"] == {"id-token": "write"}
+    assert WORKFLOWS["release.yml"]["jobs"]["test"]["uses"] == "./.github/workflows/test.yml"
+    assert "workflow_call" in WORKFLOWS["test.yml"][ON]
+    steps = str(WORKFLOWS["release.yml"]["jobs"])
+    assert "secrets." not in steps
+    assert "password" not in steps
+
+
+def test_the_issue_form_has_what_forms_need() -> None:
+    form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/submission.yml").read_text())
+    assert {"name", "description", "body"} <= set(form)
+    fields = [part for part in form["body"] if part["type"] != "markdown"]
+    assert {part["type"] for part in fields} <= {"input", "textarea", "checkboxes", "dropdown"}
+    identifiers = [part["id"] for part in fields]
+    assert len(set(identifiers)) == len(identifiers)
+    assert all(part["attributes"]["label"] for part in fields)
