@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import typer.main
 from cli.calls import call
@@ -21,6 +23,51 @@ PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glo
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's registry as it was, whatever an example registers."""
+    for name, value in vars(timm.models._registry).items():
+        if isinstance(value, (dict, set)) and name.startswith("_m"):
+            monkeypatch.setattr(timm.models._registry, name, copy.deepcopy(value))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != "your_own_network.md"])
+def test_examples_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: None
+) -> None:
+    """A block that begins with ``# name.py`` is that file, in the working folder; assertions in the others hold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dtype, names = torch.get_default_dtype(), {"__name__": "example"}
+    try:
+        for number, block in enumerate(blocks(page), start=1):
+            if file := re.match(r"# (\w+)\.py\n", block):
+                (tmp_path / f"{file[1]}.py").write_text(block)
+                monkeypatch.delitem(sys.modules, file[1], raising=False)
+            else:
+                exec(compile(block, f"{page}, block {number}", "exec"), names)  # noqa: S102
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def test_every_page_for_which_there_is_a_place_is_there() -> None:
+    assert {
+        "adding-a-family.md",
+        "adding-a-layer.md",
+        "evaluating-at-scale.md",
+        "getting-started.md",
+        "mathematics.md",
+        "reading-a-record.md",
+        "your_own_network.md",
+    } <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]) if not link.startswith("https:")]
+    assert [link for link in links if not (DOCS / link).exists()] == []
 
 
 def commands(page: str) -> list[str]:
