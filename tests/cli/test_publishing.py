@@ -7,6 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 from cli.calls import call
 from leaderboard.boards import add_run
 from records.sample_runs import sample_run
@@ -74,7 +75,10 @@ def test_push(trained: Path, token: str, sent: list) -> None:
     result = call("push", f"local-dir:{trained}", "--to", "me/mine")
     assert result.exit_code == 0, result.output
     ((upload, _),) = sent
-    assert upload.files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
+    sent_weights = safetensors.torch.load(upload.files["model.safetensors"])
+    weights = safetensors.torch.load_file(trained / "model.safetensors")
+    assert sent_weights.keys() == weights.keys()
+    assert all(sent_weights[name].equal(weights[name]) for name in weights)
     dry = call("push", f"local-dir:{trained}", "--to", "me/mine", "--dry-run")
     assert "would go to model me/mine" in dry.stdout
     assert len(sent) == 1

@@ -55,9 +55,11 @@ class Hub:
 
     def get(self, path: str) -> list | dict | bytes | None:
         if path.startswith("/api/"):
-            _, _, kind, user, name, verb, *_ = path.split("/")
-            repository = self.files[f"{kind}/{user}/{name}"]
-            if verb == "tree":
+            _, _, kind, user, name, *verb = path.split("/")
+            repository = self.files.get(f"{kind}/{user}/{name}")
+            if repository is None:
+                return None
+            if verb[:1] == ["tree"]:
                 return [{"type": "file", "path": p, "size": len(data), "oid": COMMIT} for p, data in repository.items()]
             return {"id": f"{user}/{name}", "sha": COMMIT, "siblings": [{"rfilename": path} for path in repository]}
         user, name, verb, _, file = path.lstrip("/").split("/", 4)

@@ -120,7 +120,7 @@ def test_a_certificate_that_only_rounding_gives_is_found(entry: Run, dataset: Im
 
 def test_another_margin_or_prediction_is_found(entry: Run, dataset: ImageDataset) -> None:
     row = first(entry, "correct")
-    (finding,) = again(with_images(scale("margin", row, 1 + 1e-3))(entry), dataset).findings
+    (finding,) = again(with_images(scale("margin", row, 2.0))(entry), dataset).findings
     assert (finding.image, "margin" in finding.text) == (row, True)
 
     wrong = first(entry, "misclassified")
