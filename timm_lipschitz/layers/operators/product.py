@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from .base import Operator
 from .rounding import gamma
@@ -30,13 +29,17 @@ def multiply(operators: Sequence[Operator]) -> list[Operator]:
 def product_error(operators: Sequence[Operator]) -> float:
     """A bound of the norm by which `multiply` in float64 may miss the exact product, however it brackets the chain.
 
-    Every rounding is one of a sum of products of entries, so ``gamma_n |W_m| ... |W_1|`` bounds all of them: n counts
-    the terms of the sums between neighbours, at most those of either, and 8 roundings each for scalings of entries.
-    Operators may add to that (`Operator.product_rounding`).
+    Every rounding is one of a sum of products of entries, so ``gamma_n |W_m| ... |W_1|`` bounds all of them. n counts
+    the terms of the sums, and 8 roundings each for scalings of entries. A sum has at most the terms of either of the
+    two operators that meet in it, and these need not stand side by side in the chain: what is between them may only
+    move or scale entries, or commute. Whoever meets whom, m operators meet m - 1 times, as the edges of a tree; each
+    edge counted as the end that is farther from the operator with the most terms, all the other operators' terms
+    bound the sum. Operators may add to that (`Operator.product_rounding`).
     """
     norms = [operator.absolute_norm() for operator in operators]
     errors = [operator.product_rounding(norm) for operator, norm in zip(operators, norms, strict=True)]
-    terms = sum(min(inner.terms, outer.terms) for inner, outer in pairwise(operators)) + 8 * len(operators)
+    all_terms = [operator.terms for operator in operators]
+    terms = sum(all_terms) - max(all_terms) + 8 * len(operators)
     together = [norm + error for norm, error in zip(norms, errors, strict=True)]
     shares = (
         error * math.prod(together[:k]) * math.prod(together[k + 1 :]) for k, error in enumerate(errors) if error > 0
