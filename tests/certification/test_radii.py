@@ -1,6 +1,7 @@
 """Radii of given logits and pair constants, and the rule that decides what is certified."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ def of(logits: list[float], label: int, pairs: Tensor = PAIRS) -> tuple[float, f
 def test_smallest_margin_over_its_pairs_constant_rounded_down() -> None:
     margin, radius = of([8.0, 7.0, 5.0], 0)
     assert margin == 1.0
-    assert radius == math.nextafter(1.0, 0.0)  # min(1 / 1, 3 / 2)
-    assert of([8.0, 2.0, 5.0], 0)[1] == math.nextafter(1.5, 0.0)  # min(6 / 1, 3 / 2): not the smallest margin's class
+    assert 1.0 - 1e-15 < radius < 1.0  # min(1 / 1, 3 / 2)
+    assert 1.5 - 2e-15 < of([8.0, 2.0, 5.0], 0)[1] < 1.5  # min(6 / 1, 3 / 2): not the smallest margin's class
     assert of([8.0, 0.0, 7.0], 2) == (-1.0, 0.0)
 
 
@@ -82,6 +83,28 @@ def test_many_images_at_once_and_their_labels() -> None:
         assert float(margin[i]) == min(gaps)
         assert float(radius[i]) == pytest.approx(max(0.0, min(ratios)), rel=1e-15)
         assert float(radius[i]) <= max(0.0, min(ratios))
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-13, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_never_above_the_quotient_in_rational_arithmetic(error: float, dtype: torch.dtype) -> None:
+    """Differences and quotient round by so little that few of many show what one step down would not cover."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.rand(5000, 2, generator=generator, dtype=torch.float64)
+    logits = (logits + torch.tensor([2.0, 0.0])).to(dtype)
+    constant = 1.7310585786300049
+    pairs = torch.tensor([[0.0, constant], [constant, 0.0]], dtype=torch.float64)
+    _, found = radii(
+        logits, torch.zeros(5000, dtype=torch.int64), pairs, torch.full([5000], error, dtype=torch.float64)
+    )
+    for (own, other), radius in zip(logits.tolist(), found.tolist(), strict=True):
+        exact = max((Fraction(own) - Fraction(other) - Fraction(error)) / Fraction(constant), Fraction(0))
+        assert Fraction(radius) <= exact
+        assert radius >= float(exact) * (1 - 1e-14) - 1e-15
+
+
+def test_gap_that_overflows_has_radius_zero() -> None:
+    assert of([1.5e308, -1.5e308, 0.0], 0)[1] == 0
 
 
 def test_one_class_has_no_margin() -> None:

@@ -252,13 +252,15 @@ def radii(logits: Tensor, labels: Tensor, pairs: Tensor, error: Tensor | float =
     """
     if logits.shape[1] < 2:
         raise InvalidInputError(f"a margin needs at least 2 classes, the logits have {logits.shape[1]}")
+    logits = logits.to(torch.float64)
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     gaps = logits.gather(1, labels[:, None]) - logits  # f_y - f_j
     margin = gaps.masked_fill(own, torch.inf).amin(dim=1)
     error = torch.as_tensor(error, dtype=logits.dtype).expand_as(margin)[:, None]
-    # Both differences and the quotient round: the first two by u of their operands, the last one to the next number
+    # Three differences round by u of their operands, the constants that callers add up by u, the quotient to the next
+    # number; a gap that overflows becomes NaN
     proved = gaps - error * (1 + 2.0**-50)
-    proved = proved - (gaps.abs() + error) * torch.where(error > 0, 2.0**-52, 0.0)
+    proved = proved - (gaps.abs() + error) * 2.0**-51
     radius = (proved / pairs.to(logits)[labels]).masked_fill(own, torch.inf).amin(dim=1)
     radius = torch.nextafter(radius, torch.zeros_like(radius))
     return margin, torch.where((margin > 0) & (radius > 0), radius, torch.zeros_like(radius))  # `>`: False for NaN
