@@ -190,8 +190,8 @@ def _reference(
     import torch
     from pyautoattack import AutoAttack
 
-    from timm_lipschitz.attacks import full_float32
     from timm_lipschitz.attacks._autoattack import LIBRARY_NORMS
+    from timm_lipschitz.layers.full_float32 import full_float32
 
     calls: list[int] = []
     counted = _counting(network, calls)
@@ -297,7 +297,8 @@ def _bare(
     import torch
 
     import timm_lipschitz
-    from timm_lipschitz.attacks import Problem, find_attack, full_float32, stable_seed
+    from timm_lipschitz.attacks import Problem, find_attack, stable_seed
+    from timm_lipschitz.layers.full_float32 import full_float32
 
     network = timm_lipschitz.fold(model).float().to(device).eval().requires_grad_(False)
     shape = dataset.image_shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from fractions import Fraction
 from itertools import pairwise
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import Certifier
+from timm_lipschitz.certification.report import soundness_report
 from timm_lipschitz.certification.rounding import FLOAT32, FLOAT64, network_rounding, without_scales
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
@@ -481,13 +481,29 @@ def test_what_might_overflow_is_not_certified() -> None:
     assert (certify(model, images_of(model, 2)).radius == 0).all()
 
 
-def test_settings_of_the_accelerator_are_put_back() -> None:
-    module = importlib.import_module("timm_lipschitz.certification.certify")
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with module._plain_arithmetic(torch.device("cpu")):
-        assert not torch.backends.cuda.matmul.allow_tf32
-        assert not torch.backends.cudnn.allow_tf32
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+@pytest.mark.parametrize("mixed", [False, True])
+def test_settings_of_precision_play_no_part_and_are_put_back(mixed: bool) -> None:
+    """torch refuses to read its older settings where they contradict the newer ones, as "medium" makes them do."""
+    matmul, cuda = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
+    precisions = cuda.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    model = small_net()
+    images = random_images(model, 3).float()
+    expected = certify(model, images, arithmetic="float32")
+    try:
+        torch.set_float32_matmul_precision("medium")
+        if mixed:
+            cuda.fp32_precision = "ieee"
+        before = cuda.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+        found = certify(model, images, arithmetic="float32")
+        flags = dict(soundness_report(model, images, found, title="mine").flags)
+        after = cuda.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        cuda.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precisions  # type: ignore[attr-defined]
+    assert before == after == ("ieee" if mixed else "tf32", "bf16")
+    assert flags["TF32 in matrix products"] == ("off" if mixed else "on")
+    assert torch.equal(found.margin, expected.margin)
+    assert torch.equal(found.radius, expected.radius)
 
 
 def test_depth_does_not_blow_the_bound_up() -> None:

@@ -4,7 +4,7 @@
 >>> result.success, result.distance, result.settings
 """
 
-from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
+from timm_lipschitz.attacks._conditions import frozen_for_attack
 from timm_lipschitz.attacks._loop import Progress
 from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._plan import Cost, Kind, NamedAttack, Plan, Problem, SubAttack, longest_costs
@@ -30,7 +30,6 @@ __all__ = [
     "find_attack",
     "free_cached_memory",
     "frozen_for_attack",
-    "full_float32",
     "is_out_of_memory",
     "longest_costs",
     "project_to_ball",

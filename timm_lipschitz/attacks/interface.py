@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from timm_lipschitz.attacks._conditions import frozen_for_attack, full_float32
+from timm_lipschitz.attacks._conditions import frozen_for_attack
 from timm_lipschitz.attacks._guard import clean_logits
 from timm_lipschitz.attacks._inputs import (
     check_float32,
@@ -24,6 +24,7 @@ from timm_lipschitz.attacks._plan import NamedAttack, Plan, Problem
 from timm_lipschitz.attacks._seeding import checked_seed, preserved_generators, seed_generators
 from timm_lipschitz.attacks.catalogue import check_norm, find_attack
 from timm_lipschitz.data import check_labels
+from timm_lipschitz.layers.full_float32 import full_float32
 from timm_lipschitz.threat_model import ThreatModel
 
 DEFAULT_BATCH_SIZE: Final = 250  # of AutoAttack's own evaluation loop

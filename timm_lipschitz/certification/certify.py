@@ -19,8 +19,7 @@ rounded down.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, input_shape
+from ..layers.full_float32 import full_float32
 from ..layers.segments import Segment, segments
 from ..layers.sequential import IMAGES_AT_ONCE
 from .bounds import asserted_modules, network_bound
@@ -127,7 +127,7 @@ class Certifier:
             )
         self._shape = input_shape(model)
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        with torch.no_grad(), _plain_arithmetic(self._device):
+        with torch.no_grad(), full_float32(self._device):
             self._bound = network_bound(steps)
             plain = without_scales(steps)
             executed = plain if all(getattr(step, "log_scale", None) is None for step in steps) else segments(steps)
@@ -164,7 +164,7 @@ class Certifier:
             check_labels(labels, self.num_classes, num_images=len(images))
         found: list[list[Tensor]] = []
         at_once = min(batch_size, IMAGES_AT_ONCE) if self._device.type == "cpu" else batch_size
-        with _plain_arithmetic(self._device):
+        with full_float32(self._device):
             for start in range(0, len(images), batch_size):
                 parts = images[start : start + batch_size].split(at_once)
                 found += [self._run(part.to(self._device)) for part in parts]
@@ -199,7 +199,7 @@ class Certifier:
         rounding = self._at_image if self._in_ball is None else self._in_ball
         found = self(images)
         radius = torch.zeros_like(found.radius) if self._in_ball is None else found.radius
-        with _plain_arithmetic(self._device):
+        with full_float32(self._device):
             exact = [sizes.cpu() for sizes in self._run(images.to(self._device))[3:]]
         shares = rounding.shares(exact, radius).amax(dim=1) * math.sqrt(2) * (1 + 1e-9)
         return tuple(
@@ -274,15 +274,3 @@ def certified(radius: Tensor, eps: float) -> Tensor:
     if not (0 <= eps < float("inf")):
         raise InvalidInputError(f"eps must be finite and not negative, not {eps!r}")
     return radius > eps
-
-
-@contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """Without autocast and TF32, and with the settings of before afterwards."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from ..folding import explicit_steps, fold_steps, input_shape
 from ..layers import Activation, Bounded, MatrixOperator, NormalizedLinear, Residual, Sandwich, Step
+from ..layers.full_float32 import tf32_settings
 from ..layers.steps import in_shape, out_shape
 from .bounds import step_bound
 from .certify import Certificates, Certifier, SegmentError
@@ -166,10 +167,11 @@ def _guarantee(certificates: Certificates) -> str:
 
 def _flags(model: nn.Module) -> tuple[tuple[str, str], ...]:
     parameter = next(model.parameters(), torch.empty(0))
+    tf32_matmul, tf32_cudnn = tf32_settings()
     return (
         ("Weights", f"{parameter.dtype} on {parameter.device}".replace("torch.", "")),
-        ("TF32 in matrix products", _on(bool(torch.backends.cuda.matmul.allow_tf32))),
-        ("TF32 in cuDNN", _on(bool(torch.backends.cudnn.allow_tf32))),
+        ("TF32 in matrix products", _on(tf32_matmul)),
+        ("TF32 in cuDNN", _on(tf32_cudnn)),
         ("Autocast", _on(torch.is_autocast_enabled(parameter.device.type))),
         ("Certificates", "computed in float64 from explicit weights, where none of these plays a part"),
         ("PyTorch", torch.__version__),

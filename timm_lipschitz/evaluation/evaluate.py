@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attacks import frozen_for_attack, full_float32
+from ..attacks import frozen_for_attack
 from ..data import ImageDataset, check_classes
 from ..errors import InvalidInputError, RecordError, RunDirectoryError
+from ..layers.full_float32 import full_float32
 from ..models.loading import LoadedModel
 from ..records import (
     AttackedChunk,

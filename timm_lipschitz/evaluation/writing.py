@@ -12,6 +12,7 @@ import timm_lipschitz
 
 from ..certification import ARITHMETIC
 from ..data import ImageDataset
+from ..layers.full_float32 import tf32_settings
 from ..models.loading import LoadedModel, weights_sha256
 from ..records import (
     CertificationInfo,
@@ -56,6 +57,7 @@ def make_manifest(
     """The manifest of a run under the numeric settings that hold now."""
     model = loaded.model
     certifiable = hasattr(model, "explicit")
+    tf32_matmul, tf32_cudnn = tf32_settings()
     return Manifest(
         schema_version=1,
         id=record_id or make_record_id(loaded.name),
@@ -89,8 +91,8 @@ def make_manifest(
         numeric=NumericFlags(
             device=device.type,
             attack_dtype="float32",
-            tf32_matmul=bool(torch.backends.cuda.matmul.allow_tf32),
-            tf32_cudnn=torch.backends.cudnn.allow_tf32,
+            tf32_matmul=tf32_matmul,
+            tf32_cudnn=tf32_cudnn,
             autocast=torch.is_autocast_enabled(device.type),
             compiled=compiled,
         ),
