@@ -16,9 +16,8 @@ def attacks_for(norms: frozenset[str]) -> tuple[str, ...]:
     """Names of the attacks of torchattacks that are offered under every one of ``norms``."""
     from timm_lipschitz.attacks import CATALOGUE
 
-    return tuple(
-        name for name, attack in CATALOGUE.items() if name != "autoattack" and norms <= frozenset(attack.norms)
-    )
+    others = ("autoattack", "bisection")  # of pyautoattack, and of this package
+    return tuple(name for name, attack in CATALOGUE.items() if name not in others and norms <= frozenset(attack.norms))
 
 
 def main(arguments: list[str] | None = None) -> int:

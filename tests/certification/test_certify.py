@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from fractions import Fraction
 
 import pytest
 import torch
 from certification.networks import LinearNet, grid_images, linear_net, random_images, small_net
+from models.narrow import narrow_model
 from torch import Tensor, nn
 
-from timm_lipschitz import certify
+from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import network_bound
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
@@ -283,3 +285,12 @@ def test_images_and_labels_are_checked() -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             certify(model, images, labels)
+
+
+def test_float32_is_refused_where_cudnn_chooses_how_a_convolution_rounds() -> None:
+    module = importlib.import_module("timm_lipschitz.certification.certify")  # the function has the module's name
+    explicit, fourier = (fold(narrow_model(name, img_size=8)).layers for name in ("sandwich_bcop_cnn", "sandwich_cnn"))
+    with pytest.raises(NotCertifiableError, match="'float32' on a GPU"):
+        module.require_plain_convolutions(explicit, torch.device("cuda"))
+    module.require_plain_convolutions(explicit, torch.device("cpu"))
+    module.require_plain_convolutions(fourier, torch.device("cuda"))

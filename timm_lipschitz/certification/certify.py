@@ -19,7 +19,7 @@ rounded down.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, input_shape
+from ..layers.folded import FoldedConvolution, FoldedPointwise
 from ..layers.full_float32 import full_float32
 from ..layers.segments import Segment, segments
 from ..layers.sequential import IMAGES_AT_ONCE
@@ -101,6 +102,20 @@ class SegmentError:
     error: float
 
 
+def require_plain_convolutions(segments: Iterable[nn.Module], device: torch.device) -> None:
+    """Raises `NotCertifiableError` for explicit convolutions on a GPU, whose sums in float32 nobody can name.
+
+    cuDNN chooses among algorithms, Winograd's and Fourier transforms among them, which round otherwise than sums of
+    products do. Fourier and dense layers run as products of matrices.
+    """
+    kinds = (FoldedConvolution, FoldedPointwise)
+    if device.type == "cuda" and any(isinstance(part, kinds) for module in segments for part in module.modules()):
+        raise NotCertifiableError(
+            "arithmetic 'float32' on a GPU: cuDNN may compute a convolution by Winograd's algorithm or a Fourier "
+            "transform, and how those round is not bounded here; certify on the CPU, or use arithmetic='real'"
+        )
+
+
 class Certifier:
     """What certificates of one model share: its bound, its folded networks, and the constants of their rounding.
 
@@ -138,6 +153,8 @@ class Certifier:
             if arithmetic != "real":
                 precision = FLOAT64 if arithmetic == "float64" else FLOAT32
                 self._in_ball = network_rounding(steps, plain, precision).without_moduli()
+        if arithmetic == "float32":
+            require_plain_convolutions(self._segments, self._device)
         self.lipschitz = self._bound.logits
         self.num_classes = len(self._bound.pairs)
         self._float32 = self._in_float32(model) if arithmetic == "float32" else None

@@ -298,6 +298,8 @@ class _Work:
     def run(self) -> Run:
         done = self._complete_record()
         if done is not None:
+            if self.ranks.rank == 0:  # it may have been killed before it came to that
+                self.folder.remove_leftovers()
             return done
         images = self._certified()
         units = attack_units(self.folder.manifest, images)

@@ -47,7 +47,10 @@ def points_of_chunk(
 
 
 def collect_examples(chunks: Iterable[AttackedChunk], verdicts: Verdicts, data: ImageDataset) -> Examples | None:
-    """The first images with a point at the smallest distance that the tables hold; None where there is none."""
+    """The first images with a point at the smallest distance that the tables hold; None where there is none.
+
+    Points that change the prediction only as it was executed, by its rounding, are not shown.
+    """
     closest: dict[int, tuple[float, int, np.ndarray]] = {}
     for chunk in chunks:
         for point in chunk.points:
@@ -61,7 +64,9 @@ def collect_examples(chunks: Iterable[AttackedChunk], verdicts: Verdicts, data: 
     kept = [
         i
         for i, bound in zip(index.tolist(), smallest.tolist(), strict=True)
-        if images.correct[i] and abs(closest[i][0] - bound) <= 1e-9 * max(1.0, bound)
+        if images.correct[i]
+        and closest[i][1] != images.label[i]
+        and abs(closest[i][0] - bound) <= 1e-9 * max(1.0, bound)
     ]
     kept = kept[: examples_of(data.pixels([0])[0].numel())]
     if not kept:

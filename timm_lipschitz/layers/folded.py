@@ -51,14 +51,18 @@ class FoldedDense(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
         self.bias = _parameter(bias)
-        self.parts = weight.shape[1] // sum_length(weight.shape[1])
+
+    @property
+    def parts(self) -> int:
+        """How many sums are added at last. It follows from the weight: certificates count on it."""
+        return self.weight.shape[1] // sum_length(self.weight.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = flatten_samples(x)
-        if self.parts == 1:
+        x, parts = flatten_samples(x), self.parts
+        if parts == 1:
             return F.linear(x, self.weight, self.bias)
-        x = x.unflatten(1, [self.parts, -1]).transpose(0, 1)  # (B, m k) -> (m, B, k)
-        weight = self.weight.unflatten(1, [self.parts, -1]).permute(1, 2, 0)  # (q, m k) -> (m, k, q)
+        x = x.unflatten(1, [parts, -1]).transpose(0, 1)  # (B, m k) -> (m, B, k)
+        weight = self.weight.unflatten(1, [parts, -1]).permute(1, 2, 0)  # (q, m k) -> (m, k, q)
         y = torch.bmm(x, weight).sum(dim=0)
         return y if self.bias is None else y + self.bias
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from timm_lipschitz.errors import HubError, InvalidInputError
 
@@ -59,7 +59,7 @@ def send(upload: Upload, api: "HfApi", *, private: bool = False) -> str:
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    repository = {"repo_id": upload.repo_id, "repo_type": upload.repo_type}
+    repository: dict[str, Any] = {"repo_id": upload.repo_id, "repo_type": upload.repo_type}
     sdk = {"space_sdk": "static"} if upload.repo_type == "space" else {}
     try:
         api.create_repo(**repository, private=private, exist_ok=True, **sdk)  # type: ignore[arg-type]

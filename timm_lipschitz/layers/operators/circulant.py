@@ -89,12 +89,12 @@ class Circulant(MatrixOperator):
         """As the base class.
 
         The transforms, where a matrix applies it to its rows; complex sums (4 u a term) and the four frequencies that
-        subsampling mixes and turns (3, 32 terms); and what the spectrum says twice, at (0, v) and (0, -v), but not the
-        same twice.
+        subsampling mixes and turns (3, 64 terms: their angles are rounded too); and what the spectrum says twice, at
+        (0, v) and (0, -v), but not the same twice.
         """
         return (
             self.rounding_of(UNIT, norm, self.terms)
-            + 12 * gamma(self.terms + 32, UNIT) * self.absolute_norm()
+            + 12 * gamma(self.terms + 64, UNIT) * self.absolute_norm()
             + self._asymmetry()
         )
 

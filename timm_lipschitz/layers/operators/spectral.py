@@ -159,7 +159,7 @@ def _moduli_bound(gram: Tensor, lags: list[Tensor]) -> float:
     y = torch.linalg.solve(largest * (1 + 1e-11 * len(moduli)) * eye - moduli, torch.ones_like(moduli[0]))
     if not bool((y > 0).all() and torch.isfinite(y).all()):
         return math.inf
-    return _largest_ratio(moduli, y)
+    return _largest_ratio(moduli, y, len(lags))
 
 
 def dominance_bound(kernel: Tensor, y: Tensor) -> float:
@@ -182,7 +182,7 @@ def _dominance_bound(kernel: Tensor, y: Tensor) -> float:
     kernel = kernel * (1 / unscaled)
     gram, lags = _autocorrelation(kernel)
     rounding = (kernel[0].numel() + 3) * UNIT * float(kernel.abs().sum(dim=(2, 3)).square().sum()) * (1 + 1e-9) + _TINY
-    return _root_up((_largest_ratio(_moduli(gram, lags), y) + rounding) * (1 + 2 * UNIT), unscaled)
+    return _root_up((_largest_ratio(_moduli(gram, lags), y, len(lags)) + rounding) * (1 + 2 * UNIT), unscaled)
 
 
 def _moduli(gram: Tensor, lags: list[Tensor]) -> Tensor:
@@ -190,13 +190,14 @@ def _moduli(gram: Tensor, lags: list[Tensor]) -> Tensor:
     return gram.abs() + sum((lag.abs() + lag.abs().mT for lag in lags), torch.zeros_like(gram))
 
 
-def _largest_ratio(moduli: Tensor, y: Tensor) -> float:
+def _largest_ratio(moduli: Tensor, y: Tensor, lags: int) -> float:
     """``max_i (N y)_i / y_i`` for positive y, rounded up: at least ``||N||`` (Collatz and Wielandt).
 
-    Sums of products of numbers that are not negative: n of them are off by a factor of 1 + n u.
+    Sums of products of numbers that are not negative: n of them are off by a factor of 1 + n u. The entries of N are
+    sums over so many ``lags``, two numbers each.
     """
     y = (y / y.max()).clamp_min(2.0**-400)
-    return float(((moduli @ y) / y).max()) * (1 + (3 * len(moduli) + 60) * UNIT)
+    return float(((moduli @ y) / y).max()) * (1 + (3 * len(moduli) + 2 * lags + 60) * UNIT)
 
 
 def power_of_two(largest_entry: float) -> float:
