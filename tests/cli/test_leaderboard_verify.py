@@ -37,9 +37,9 @@ def test_an_honest_entry(board: tuple[Path, str], images: Path, trained: Path) -
 
 def test_another_model(board: tuple[Path, str], images: Path) -> None:
     root, entry = board
-    result = call("leaderboard", "verify", entry, "--dir", root, "--data-dir", images, "--model", "sandwich_mlp")
+    result = call("leaderboard", "verify", entry, "--dir", root, "--data-dir", images, "--model", "sandwich_cnn")
     assert result.exit_code == 1
-    assert "sandwich_mlp is not the model of the record" in result.stderr
+    assert "sandwich_cnn is not the model of the record" in result.stderr
 
 
 def test_a_folder_that_the_record_names_is_not_searched_for(board: tuple[Path, str], images: Path) -> None:

@@ -35,7 +35,8 @@ MARGIN_TOLERANCE_FLOAT32 = 1e-3
 RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
 
-_MODEL_FIELDS = ("family", "parameters", "input_size", "num_classes", "lipschitz")
+# Not the family, which follows from how the model is named.
+_MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
 
 
 @dataclass(frozen=True, order=True)

@@ -1,5 +1,6 @@
 """One commit to a repository on the Hugging Face hub, as a value that can be looked at before it is sent."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -69,7 +70,10 @@ def send(upload: Upload, api: "HfApi", *, private: bool = False) -> str:
         if upload.mirror:
             there = set(api.list_repo_files(**repository)) - {".gitattributes"}
             operations += [CommitOperationDelete(path) for path in sorted(there - set(upload.files))]
-        return str(api.create_commit(**repository, operations=operations, commit_message=upload.message).commit_url)
+        with warnings.catch_warnings():  # a Space whose pages link to the records holds tables on purpose
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file", UserWarning)
+            commit = api.create_commit(**repository, operations=operations, commit_message=upload.message)
+        return str(commit.commit_url)
     except Exception as error:  # noqa: BLE001  # the hub's client, its transport and its checks each have their own
         reason = _without_token(f"{type(error).__name__}: {error}", api.token)
         # No chain: a traceback of the transport may show the headers of its request
