@@ -48,6 +48,9 @@ class HubError(TimmLipschitzError):
 
 
 class CertificateViolation(TimmLipschitzError):
-    """An attack succeeded inside a certified radius: a proof of a defect. The message names the saved witness."""
+    """An attack succeeded inside a certified radius: a bound is wrong, the package's or one that somebody registered.
+
+    The message says which is likelier and names the saved witness.
+    """
 
     exit_code: int = 3

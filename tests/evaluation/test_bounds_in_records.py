@@ -1,8 +1,10 @@
 """What the certificates of a run rest on, in its record: the measured bound, and the modules taken on trust."""
 
+import json
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from evaluation.small_runs import Plain, labelled_as_predicted, sandwich
 from leaderboard.boards import add_run
@@ -12,6 +14,7 @@ from torch import nn
 from timm_lipschitz.certification import certify
 from timm_lipschitz.certification.certify import Certifier
 from timm_lipschitz.cli._results import print_run
+from timm_lipschitz.errors import CertificateViolation
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.evaluation.merging import NetworkBounds, merge_bounds
 from timm_lipschitz.layers import (
@@ -71,6 +74,20 @@ def test_a_run_measures_the_bound_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_bound_without_certificates(tmp_path: Path) -> None:
     run = evaluate(Plain(), labelled_as_predicted(Plain()), ["l2:0.1"], run_dir=tmp_path)
     assert run.record.model.lipschitz_rigorous is None
+
+
+def test_the_alarm_names_the_asserted_bound(trusted: nn.Module, tmp_path: Path) -> None:
+    """A registered bound a tenth of the true one: the attack goes through, and the message says whose word it was."""
+    register_bound(Half, lambda module, in_shape: 0.05)
+    images = labelled_as_predicted(trusted, wrong=0)
+    eps = float(certify(trusted, images.pixels(range(12)), images.labels).radius.max())
+    with pytest.raises(CertificateViolation, match="float64 confirms") as violation:
+        evaluate(trusted, images, [f"l2:{eps!r}"], ["pgdl2"], run_dir=tmp_path)
+    message = str(violation.value)
+    assert "most likely in what it takes on trust, the registered bound of 2 (Half: 0.05)" in message
+    assert "please report it" not in message
+    with safetensors.safe_open(tmp_path / "violation.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["asserted"]) == ["2 (Half: 0.05)"]
 
 
 def chunk(lipschitz: float | None, *asserted: str) -> CertifiedChunk:

@@ -7,8 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ..attacks import check_float32, clean_logits
+from ..certification.bounds import asserted_modules
 from ..certification.certify import Certifier
-from ..errors import InvalidInputError, NonFiniteError
+from ..data import check_labels
+from ..errors import InvalidInputError
 from ..folding import explicit_steps, fold, fold_steps, input_shape
 from ..models.loading import LoadedModel
 
@@ -105,6 +108,11 @@ class Subject:
         """The bound of the network and what else its certificates share."""
         return Certifier(self.model)
 
+    @property
+    def asserted(self) -> tuple[str, ...]:
+        """The modules whose part of the bound is somebody's word."""
+        return asserted_modules(explicit_steps(self.model)) if self.certifiable else ()
+
     @torch.no_grad()
     def certify(
         self, images: Tensor, labels: Tensor, batch_size: int, progress: Callable[[int, int], None] | None
@@ -112,31 +120,25 @@ class Subject:
         """Predictions and certified radii of images (B, C, H, W); radii are 0 for a model without certificates.
 
         An image is correct if the label's logit exceeds every other one: a tie is not. Raises `NonFiniteError` for
-        logits that are NaN or infinite.
+        logits that are NaN or infinite, `InvalidInputError` for a label that the model has no class for, and for a
+        model that `run_attack` would refuse.
         """
         if self.certifiable:
             found = self.certifier(images, labels, batch_size=batch_size, progress=progress)
             columns = (found.prediction, found.margin, found.radius, found.margin > 0)
             return CleanAndCertified(*columns, found.lipschitz, found.asserted)
         logits = self._logits(images, batch_size, progress)
+        check_labels(labels, logits.shape[1], num_images=len(images))
         own = torch.nn.functional.one_hot(labels.cpu(), logits.shape[1]).bool()
         margin = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
         return CleanAndCertified(logits.argmax(dim=1), margin, torch.zeros_like(margin), margin > 0)
 
     def _logits(self, images: Tensor, batch_size: int, progress: Callable[[int, int], None] | None) -> Tensor:
-        logits = []
-        for start in range(0, len(images), batch_size):
-            logits.append(self.executed(images[start : start + batch_size].to(self.device)).double().cpu())
-            if progress is not None:
-                progress(min(start + batch_size, len(images)), len(images))
-        every = torch.cat(logits)
-        finite = torch.isfinite(every).all(dim=1)
-        if not bool(finite.all()):
-            sample = int((~finite).nonzero()[0])
-            raise NonFiniteError(
-                f"the logits of image {sample} are not finite ({every[sample].tolist()}); check the weights"
-            )
-        return every
+        check_float32(self.model)
+        logits = clean_logits(self.executed, images, batch_size, self.device).double().cpu()
+        if progress is not None:
+            progress(len(images), len(images))
+        return logits
 
     @cached_property
     def float64(self) -> nn.Module:

@@ -2,10 +2,13 @@
 
 A certificate speaks of the network in real arithmetic, an attack runs it in float32. A point inside the radius that
 changes the float32 prediction is therefore judged again in float64. If the prediction changes there too, the
-certificate is wrong: the run stops and the witness is saved. If not, rounding moved the prediction: the image counts as
-broken, and its radius is lowered to that point's distance, which a smaller certificate allows.
+certificate is wrong, or what it takes on trust (the registered bound of a module): the run stops and the witness is
+saved. If not, rounding moved the prediction: the image counts as broken, and its radius is lowered to that point's
+distance, which a smaller certificate allows.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +41,10 @@ class Flip:
 
 @torch.no_grad()
 def require_rounding(flip: Flip, subject: Subject, run_dir: Path) -> None:
-    """Returns if float64 does not confirm the flip; else saves the witness and raises `CertificateViolation`."""
+    """Returns if float64 does not confirm the flip; else saves the witness and raises `CertificateViolation`.
+
+    The error names the modules whose bound is asserted, if there are any: a wrong one is likelier than a wrong proof.
+    """
     pair = torch.stack([flip.image.to(flip.point.device), flip.point]).to(subject.device, torch.float64)
     logits = subject.float64(pair).cpu()
     if int(logits[1].argmax()) == flip.label:
@@ -52,10 +58,20 @@ def require_rounding(flip: Flip, subject: Subject, run_dir: Path) -> None:
             **{name: repr(value) for name, value in facts.items()},
             "attack": flip.attack,
             "threat_model": flip.threat_model,
+            "asserted": json.dumps(subject.asserted),
         },
     )
     raise CertificateViolation(
         f"{flip.attack} at {flip.threat_model} broke image {flip.index} at distance {flip.distance:.9g}, inside its "
-        f"certified radius {flip.radius:.9g}, and float64 confirms it: the certificate is wrong. The witness (image, "
-        f"adversarial image, logits) is in {path}; please report it"
+        f"certified radius {flip.radius:.9g}, and float64 confirms it: {_culprit(subject.asserted)}. The witness "
+        f"(image, adversarial image, logits) is in {path}"
+    )
+
+
+def _culprit(asserted: Sequence[str]) -> str:
+    if not asserted:
+        return "the certificate is wrong; please report it"
+    return (
+        "the certificate is wrong, most likely in what it takes on trust, the registered bound of "
+        f"{', '.join(asserted)}: correct that (register_bound)"
     )
