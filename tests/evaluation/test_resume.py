@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -21,12 +22,14 @@ from evaluation.small_runs import (
     sandwich,
     small_run,
 )
+from torch import nn
 
-from timm_lipschitz.errors import RunDirectoryError
+from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.evaluation._lock import locked
 from timm_lipschitz.evaluation._ranks import Ranks
 from timm_lipschitz.evaluation.attacking import Attacker
+from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential, SandwichLinear
 from timm_lipschitz.records import _files, read_run, software_versions
 
 KILLS = 30
@@ -146,6 +149,37 @@ def test_a_damaged_chunk_is_found_by_its_hash(
     assert contents(tmp_path) == contents(undisturbed)
 
 
+@pytest.mark.parametrize("kind", ["pgdl2", "certified"])
+def test_a_chunk_under_another_name_is_refused(kind: str, undisturbed: Path, tmp_path: Path) -> None:
+    """Its hash and its run are right, but the images of the other one would count as attacked and standing."""
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "record.json").unlink()
+    first, second = sorted((tmp_path / "chunks").glob("01-pgdl2-0*" if kind == "pgdl2" else "certified-*"))[:2]
+    shutil.copy(first, second)
+    with pytest.raises(RunDirectoryError, match="another batch of this run") as error:
+        small_run(tmp_path, resume=True)
+    assert second.name in str(error.value)
+    second.unlink()
+    small_run(tmp_path, resume=True)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_a_record_torn_between_two_generations_is_made_again(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partial record was there, and the process died behind the rename of the tables, before that of the record."""
+    monkeypatch.setattr(Attacker, "attack", interrupted_after(9))
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path)
+    monkeypatch.undo()
+    assert read_run(tmp_path).record.status == "partial"
+    shutil.copy(undisturbed / "attacks.parquet", tmp_path)
+    with pytest.raises(RecordError, match="damaged or replaced"):
+        read_run(tmp_path)
+    small_run(tmp_path, resume=True)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
 def interrupted_after(count: int):
     original, calls = Attacker.attack, 0
 
@@ -197,6 +231,19 @@ def test_changed_weights_data_code_and_versions_are_refused(
         evaluate(sandwich(), images, ["l2:0.1"], **arguments)
     assert "code_sha256" in str(error.value)
     assert f"versions.torch: {software_versions()['torch']} before, 0.1 now" in str(error.value)
+
+
+def test_another_activation_on_the_same_weights_is_refused(tmp_path: Path) -> None:
+    def network(activation: str) -> nn.Module:
+        torch.manual_seed(0)
+        layers = Flatten(), SandwichLinear(36, 8, activation=activation), ContractionHead(8, 3)
+        return LipschitzSequential(*layers, in_shape=(1, 6, 6)).eval()
+
+    images = labelled_as_predicted(network("relu"))
+    evaluate(network("relu"), images, ["l2:0.1"], run_dir=tmp_path)
+    evaluate(network("relu"), images, ["l2:0.1"], run_dir=tmp_path, resume=True)
+    with pytest.raises(RunDirectoryError, match="structure_sha256"):
+        evaluate(network("leaky_relu"), images, ["l2:0.1"], run_dir=tmp_path, resume=True)
 
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""Who this process is among those that torchrun started."""
+"""Who this process is among those that torchrun started, and which device is its own."""
 
 import os
 from dataclasses import dataclass
 
+import torch
+
 from ..errors import InvalidInputError
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "own_device"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,23 @@ class Ranks:
     def owns(self, unit: int) -> bool:
         """Whether work of that number is this rank's: shards are static, no rank waits for another's."""
         return unit % self.size == self.rank
+
+
+def own_device(device: str | torch.device | None, ranks: Ranks) -> torch.device:
+    """The device that this process is to use: of several ranks on a machine each takes a GPU of its own.
+
+    ``device`` is what was asked for, None for a GPU where there is one; a GPU that it numbers is taken as said. Raises
+    `InvalidInputError` for a device that is not there.
+    """
+    try:
+        asked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InvalidInputError(f"device {device!r} is not known: use cpu, cuda or cuda:N") from error
+    if asked.type != "cuda":
+        return asked
+    count = torch.cuda.device_count()
+    if (asked.index or 0) >= count:
+        raise InvalidInputError(f"device {str(asked)!r}: torch sees {count} GPUs here; try cpu")
+    if asked.index is None and ranks.size > 1:
+        return torch.device("cuda", ranks.local_rank % count)
+    return asked

@@ -112,20 +112,20 @@ class _Measured:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         network = self.subject.executed
-        times = _times(lambda: _input_gradient(network, pixels), on_gpu)
+        times = _times(lambda: _input_gradient(network, pixels), device)
         if on_gpu:
             self.memory = max(self.memory or 0, torch.cuda.max_memory_allocated(device))
         return sorted(times)[len(times) // 2]
 
 
-def _times(function: Callable[[], object], on_gpu: bool) -> Sequence[float]:
+def _times(function: Callable[[], object], device: torch.device) -> Sequence[float]:
     function()  # the first call allocates
     times = []
     for _ in range(_REPEATS):
         begin = time.perf_counter()
         function()
-        if on_gpu:
-            torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begin)
     return times
 

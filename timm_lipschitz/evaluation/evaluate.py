@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attacks import frozen_for_attack
+from ..attacks import checked_seed, frozen_for_attack
 from ..data import ImageDataset, check_classes
-from ..errors import InvalidInputError, RecordError, RunDirectoryError
+from ..errors import CertificateViolation, InvalidInputError, NonFiniteError, RecordError, RunDirectoryError
 from ..layers.full_float32 import full_float32
 from ..models.loading import LoadedModel
 from ..records import (
-    AttackedChunk,
     CertifiedChunk,
     ImageTable,
     Manifest,
@@ -35,17 +34,18 @@ from ..records import (
     Selection,
     check_writable,
     read_run,
+    safe_record_id,
     utc_text,
 )
 from ..threat_model import ThreatModel
-from ._ranks import Ranks
+from ._ranks import Ranks, own_device
 from .attacking import Attacker
 from .estimate import Estimate, estimate
 from .examples import collect_examples
 from .merging import merge_attacks, merge_bounds, merge_certified
 from .plan import Plan, make_plan
 from .run_folder import RunFolder
-from .subject import Subject, as_loaded
+from .subject import CleanAndCertified, Subject, as_loaded
 from .units import AttackUnit, CertifyUnit, attack_units, certify_units
 from .writing import make_manifest, write_record
 
@@ -105,7 +105,8 @@ def evaluate(
         resume: go on with the run in ``run_dir``; where there is none, start it.
         seed: of the run; every chunk of ``batch_size`` attacked images has a seed of its own, derived from it.
         batch_size: images in one chunk of an attack, and in one batch of certification.
-        device: where the network runs; CUDA where there is one, by default (under torchrun each rank takes its own).
+        device: where the network runs; CUDA where there is one, by default. Under torchrun each rank takes a GPU of its
+            own, unless one is named by its number.
         compile: run the attacked network, and its gradients, through torch.compile: minutes at the start, and other
             rounding; measure whether it gains. The record says so.
         record_id: name of the record in a leaderboard; by default the model's.
@@ -116,15 +117,15 @@ def evaluate(
             takes, measured on a few batches.
 
     Raises:
-        InvalidInputError: threat models, limits or data that do not fit the model.
+        InvalidInputError: threat models, limits, a seed or a device that cannot be; data that do not fit the model.
         AttackError: an attack that is unknown (before anything else runs) or cannot run on this problem.
         RunDirectoryError: ``run_dir`` cannot be written, is in use, or holds a run that is not this one or is not to be
             resumed: before anything else runs. A chunk that cannot be written or is damaged: when it happens.
         NonFiniteError: logits that are NaN or infinite.
         CertificateViolation: an attack succeeded inside a certified radius; the witness is in ``run_dir``.
 
-    Whatever ends it early, finished chunks stay. An interrupt or an error during the attacks also leaves the attacks
-    that were finished in a record of status "partial".
+    Whatever ends it early, finished chunks stay. An interrupt or an error during the attacks, but for a violation, also
+    leaves the attacks that were finished in a record of status "partial".
     """
     clock = RunClock()
     ranks = Ranks.of_environment()
@@ -170,17 +171,28 @@ def dry_run(
     )
     with setup.ready() as manifest:
         subject, data = setup.subject(), setup.data
-        report = None if progress is None else lambda done, total: progress("certify", done, total)
-        found = subject.certify(data.pixels(range(len(data))), data.labels, batch_size, report)
+        parts = [_certified_unit(subject, data, unit, batch_size, progress) for unit in certify_units(manifest)]
         images = ImageTable(
             index=np.arange(len(data)),
             label=data.labels.cpu().numpy(),
-            prediction=found.prediction.numpy(),
-            margin=found.margin.numpy(),
-            radius=found.radius.numpy(),
-            correct=found.correct.numpy(),
+            prediction=torch.cat([part.prediction for part in parts]).numpy(),
+            margin=torch.cat([part.margin for part in parts]).numpy(),
+            radius=torch.cat([part.radius for part in parts]).numpy(),
+            correct=torch.cat([part.correct for part in parts]).numpy(),
         )
         return estimate(manifest, subject, data, images)
+
+
+def _certified_unit(
+    subject: Subject, data: ImageDataset, unit: CertifyUnit, batch_size: int, progress: Progress | None
+) -> CleanAndCertified:
+    """The images of a unit, no others in memory. Raises as `Subject.certify`."""
+    rows, labels = range(unit.start, unit.stop), data.labels[unit.start : unit.stop]
+    report = None if progress is None else lambda done, _: progress("certify", unit.start + done, len(data))
+    try:
+        return subject.certify(data.pixels(rows), labels, batch_size, report)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"among images {unit.start} to {unit.stop - 1}, counted there from 0: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -226,8 +238,11 @@ class _Setup:
             ("audit", audit, 0),
             ("batch_size", batch_size, 1),
         ):
-            if value is not None and value < least:
-                raise InvalidInputError(f"{name} must be at least {least}, not {value!r}")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise InvalidInputError(f"{name} must be an integer of at least {least}, not {value!r}")
+        checked_seed(seed)
+        if record_id is not None:
+            safe_record_id(record_id)
         if every_image and plan.knows_eps:
             raise InvalidInputError(
                 "every_image is for attacks that look for the closest point, and there is none: add 'bisection' or "
@@ -237,7 +252,7 @@ class _Setup:
         attacked = Selection.first(min(attack_limit or evaluated.count, evaluated.count), len(dataset))
         if num_classes := getattr(loaded.model, "num_classes", None):
             check_classes(int(num_classes), dataset)
-        where = torch.device(device) if device is not None else _default_device(Ranks.of_environment())
+        where = own_device(device, Ranks.of_environment())
         return cls(
             loaded, dataset, plan, evaluated, attacked, audit, every_image, seed, batch_size, where, compile, record_id
         )
@@ -273,14 +288,6 @@ class _Setup:
             )
 
 
-def _default_device(ranks: Ranks) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return (
-        torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if ranks.size > 1 else torch.device("cuda")
-    )
-
-
 @dataclass
 class _Work:
     """The units of a run that this process computes, and the record that it writes from all of them."""
@@ -309,6 +316,8 @@ class _Work:
             if self.ranks.rank != 0:
                 return self._wait_for_record()
             self._wait_for(units)
+        except CertificateViolation:  # certified accuracy is known to be wrong: no record of it
+            raise
         except BaseException:
             if self.ranks.size == 1:
                 with suppress(RecordError, RunDirectoryError):  # the reason it stopped matters more
@@ -319,10 +328,17 @@ class _Work:
         return read_run(self.folder.path)
 
     def _complete_record(self) -> Run | None:
-        """The record of a run that was finished before, None where there is work left."""
+        """The record of a run that was finished before, None where there is work left.
+
+        Between the renames of its files a record lies beside tables of the partial one before it. Whoever sees them so,
+        because another rank is writing or was killed there, finds no record; it is made from the chunks again.
+        """
         if not self.folder.has_record:
             return None
-        run = read_run(self.folder.path)
+        try:
+            run = read_run(self.folder.path)
+        except RecordError:
+            return None
         return run if run.record.status == "complete" else None
 
     # ---- certification -------------------------------------------------------------------------------------------
@@ -334,19 +350,12 @@ class _Work:
         for unit in [*units[begin:], *units[:begin]]:
             if not self.folder.has(unit.name):
                 self._certify(unit)
-        return merge_certified([self.folder.read(unit.name, CertifiedChunk) for unit in units])
+        return merge_certified([self.folder.certified(unit) for unit in units])
 
     def _certify(self, unit: CertifyUnit) -> None:
         begin = time.monotonic()
         rows = range(unit.start, unit.stop)
-        total = len(self.data)
-        report = self.progress
-        found = self.subject.certify(
-            self.data.pixels(rows),
-            self.data.labels[unit.start : unit.stop],
-            self.folder.manifest.batch_size,
-            None if report is None else lambda done, _: report("certify", unit.start + done, total),
-        )
+        found = _certified_unit(self.subject, self.data, unit, self.folder.manifest.batch_size, self.progress)
         chunk = CertifiedChunk(
             schema_version=1,
             run=self.folder.manifest.sha256,
@@ -436,8 +445,8 @@ class _Work:
                 return
         stages = {f"{attack} at {at}" for at, attack in pairs}
         ran = [unit for unit in units if unit.stage in stages]
-        chunks = [self.folder.read(unit.name, AttackedChunk) for unit in ran]
-        certified = [self.folder.read(unit.name, CertifiedChunk) for unit in certify_units(manifest)]
+        chunks = [self.folder.attacked(unit) for unit in ran]
+        certified = [self.folder.certified(unit) for unit in certify_units(manifest)]
         seconds = {
             "certify": sum(chunk.seconds for chunk in certified),
             **dict.fromkeys(sorted({unit.stage for unit in ran}), 0.0),

@@ -37,6 +37,7 @@ from ..records import (
 )
 from ._lock import locked
 from ._ranks import Ranks
+from .units import AttackUnit, CertifyUnit
 
 __all__ = ["RunFolder"]
 
@@ -110,9 +111,25 @@ class RunFolder:
         """Keeps a finished chunk. Raises `RunDirectoryError` if it cannot be written."""
         write_chunk(self._chunk(unit), chunk)
 
-    def read(self, unit: str, schema: type[AnyChunk]) -> AnyChunk:
-        """A finished chunk. Raises `RunDirectoryError` if it is damaged or another run's."""
-        return read_chunk(self._chunk(unit), schema, self.manifest.sha256)
+    def certified(self, unit: CertifyUnit) -> CertifiedChunk:
+        """A finished chunk. Raises `RunDirectoryError` if it is damaged, another run's or another unit's."""
+        chunk = read_chunk(self._chunk(unit.name), CertifiedChunk, self.manifest.sha256)
+        return self._require(unit.matches(chunk), unit.name, chunk)
+
+    def attacked(self, unit: AttackUnit) -> AttackedChunk:
+        """A finished chunk. Raises as `certified`."""
+        chunk = read_chunk(self._chunk(unit.name), AttackedChunk, self.manifest.sha256)
+        return self._require(unit.matches(chunk), unit.name, chunk)
+
+    def _require(self, matches: bool, unit: str, chunk: AnyChunk) -> AnyChunk:
+        """An image whose chunk is another's would stand without having been attacked."""
+        if not matches:
+            images = f"{chunk.index[0]} to {chunk.index[-1]}" if chunk.index else "none"
+            raise RunDirectoryError(
+                f"{self._chunk(unit)} holds another batch of this run than its name says (number {chunk.number}, "
+                f"images {images}). Delete the file and resume: it is computed again"
+            )
+        return chunk
 
     def _chunk(self, unit: str) -> Path:
         return self.path / "chunks" / f"{unit}.chunk"

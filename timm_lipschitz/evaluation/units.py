@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attacks import find_attack
-from ..records import ImageTable, Manifest, certified_mask
+from ..records import AttackedChunk, CertifiedChunk, ImageTable, Manifest, certified_mask
 from ..threat_model import ThreatModel
 
 __all__ = ["AttackUnit", "CertifyUnit", "attack_units", "certify_units"]
@@ -34,6 +34,10 @@ class CertifyUnit:
     @property
     def name(self) -> str:
         return f"certified-{self.number:05d}"
+
+    def matches(self, chunk: CertifiedChunk) -> bool:
+        """Whether the chunk holds what the unit asks for."""
+        return (chunk.number, chunk.index) == (self.number, tuple(range(self.start, self.stop)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,11 @@ class AttackUnit:
     def stage(self) -> str:
         """What people read, and the phase in ``run.json``."""
         return f"{self.attack} at {self.threat_model}"
+
+    def matches(self, chunk: AttackedChunk) -> bool:
+        """Whether the chunk holds what the unit asks for."""
+        asked = (str(self.threat_model), self.attack, self.audit, self.number, tuple(self.indices.tolist()))
+        return (chunk.threat_model, chunk.attack, chunk.audit, chunk.number, chunk.index) == asked
 
     def answers_for(self, threat_model: ThreatModel, attack: str) -> bool:
         """Whether what the unit finds decides about images at that threat model under that attack."""

@@ -1,12 +1,14 @@
 """Who is evaluated, on what, by which settings: the manifest before a run, the record after it."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 import timm_lipschitz
 
@@ -71,6 +73,7 @@ def make_manifest(
             weights_sha256=weights_sha256(model),
         ),
         model_class=f"{type(model).__module__}.{type(model).__qualname__}",
+        structure_sha256=_structure_sha256(model),
         dataset=DatasetInfo(
             name=dataset.name,
             split=dataset.split,
@@ -155,6 +158,11 @@ def write_record(
         }
     )
     write_run(folder.path, record, verdicts.images, verdicts.attacks, info, examples)
+
+
+def _structure_sha256(model: nn.Module) -> str:
+    """Memory addresses, as in what a function prints as, are left out: they change from process to process."""
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model)).encode()).hexdigest()
 
 
 @cache

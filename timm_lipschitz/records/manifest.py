@@ -37,6 +37,7 @@ class Manifest(StrictModel):
     Attributes:
         id: name of the record.
         model_class: class of the evaluated module; with the hash of the weights in ``model``, who is evaluated.
+        structure_sha256: hash of what the module prints as: two networks may share weights and differ in an activation.
         training: where the weights come from, as the checkpoint states it.
         arithmetic: what the certificates speak of; None for a model without any.
         threat_models: certified accuracy is reported at each of them.
@@ -54,6 +55,7 @@ class Manifest(StrictModel):
     id: SafeId
     model: ModelInfo
     model_class: Text
+    structure_sha256: Sha256
     dataset: DatasetInfo
     training: TrainingInfo | None
     arithmetic: Arithmetic | None
