@@ -1,8 +1,10 @@
 """Evaluation of small networks whose truth is known."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,16 +14,20 @@ from evaluation.small_runs import Plain, labelled_as_predicted, noise, sandwich
 from torch import nn
 
 import timm_lipschitz.evaluation.attacking as attacking
-from timm_lipschitz.attacks import AttackResult
+from timm_lipschitz.attacks import AttackResult, _autoattack, _torchattacks
 from timm_lipschitz.certification import certify
+from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import (
     AttackError,
     CertificateViolation,
     InvalidInputError,
     NonFiniteError,
+    RecordError,
     RunDirectoryError,
+    TimmLipschitzError,
 )
 from timm_lipschitz.evaluation import dry_run, evaluate
+from timm_lipschitz.evaluation._ranks import Ranks, own_device
 from timm_lipschitz.records import Status, read_run
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -158,12 +164,30 @@ def test_a_flip_that_float64_confirms_stops_the_run_and_saves_the_witness(tmp_pa
     with pytest.raises(CertificateViolation, match="float64 confirms") as violation:
         evaluate(model, images, [f"l2:{eps!r}"], ["pgdl2"], run_dir=tmp_path)
     assert violation.value.exit_code == 3
+    assert "the certificate is wrong; please report it" in str(violation.value)
     with safetensors.safe_open(tmp_path / "violation.safetensors", "pt") as file:
         assert set(file.keys()) == {"image", "adversarial", "logits"}
         facts = file.metadata()
         assert float(facts["distance"]) < float(facts["radius"])
         flipped = int(file.get_tensor("logits")[1].argmax())
     assert flipped != int(facts["label"])
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_violation_leaves_no_partial_record(tmp_path, monkeypatch):
+    """The attack at the first eps is finished, but certified accuracy is known to be wrong."""
+    original = attacking.run_attack
+
+    def violating(network, pixels, labels, threat_model, attack, **kwargs) -> AttackResult:
+        if threat_model.radius > 0.2:
+            raise CertificateViolation("forged")
+        return original(network, pixels, labels, threat_model, attack, **kwargs)
+
+    monkeypatch.setattr(attacking, "run_attack", violating)
+    model = sandwich()
+    with pytest.raises(CertificateViolation, match="forged"):
+        evaluate(model, labelled_as_predicted(model), ["l2:0.2", "l2:5.0"], ["pgdl2"], run_dir=tmp_path)
+    assert list((tmp_path / "chunks").glob("00-pgdl2-*"))
     assert not (tmp_path / "record.json").exists()
 
 
@@ -181,6 +205,7 @@ def test_a_flip_of_rounding_alone_lowers_the_radius_and_counts_as_broken(tmp_pat
     below, above = run.record.results.threat_models
     assert below.certified.count == 12, "below the points' distance the images stay certified"
     assert above.attacks[0].broken.count == 12
+    assert run.examples is None, "float64 takes none of the points for another class"
 
 
 def test_an_interrupt_keeps_the_finished_attacks_in_a_partial_record(tmp_path, monkeypatch):
@@ -364,3 +389,111 @@ def test_an_image_broken_at_an_eps_is_broken_at_every_eps_that_reaches_the_point
     run = evaluate(model, images, ["l2:0.1", "l2:0.2", "l2:0.4"], ["pgdl2"], run_dir=tmp_path)
     assert [at.attacks[0].broken.count for at in run.record.results.threat_models] == [0, 12, 12]
     assert run.attacks.distance == pytest.approx(0.15, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda images: images.flatten(1)[:, :2], r"label 2 of sample 2 is outside 0\.\.1"),
+        (lambda images: images.flatten(1)[:, 0], "attacks need logits"),
+        (lambda images: (images.flatten(1)[:, :3],), "returns a tuple"),
+        (lambda images: images.flatten(1)[:, :3].softmax(1), "returns probabilities"),
+        (lambda images: torch.rand(len(images), 3), "not deterministic"),
+        (Plain().double(), "torch.float64"),
+    ],
+)
+def test_a_plain_model_that_gives_no_logits_is_refused_without_attacks_too(model, message, tmp_path):
+    with pytest.raises(InvalidInputError, match=message):
+        evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
+        ({"batch_size": 2.5}, "batch_size must be an integer"),
+        ({"limit": True}, "limit must be an integer"),
+        ({"record_id": "../x"}, "not safe as a file name"),
+        ({"device": "warp"}, "device 'warp' is not known"),
+        ({"device": "cuda:99"}, "cuda:99"),
+    ],
+)
+def test_settings_that_cannot_be_are_lines_not_tracebacks(changed, message, tmp_path):
+    with pytest.raises(TimmLipschitzError, match=message):
+        evaluate(sandwich(), noise(), ["l2:0.1"], run_dir=tmp_path / "run", **changed)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("asked", [None, "cuda", torch.device("cuda")])
+def test_each_rank_has_a_gpu_of_its_own(asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [own_device(asked, Ranks(rank, 4, rank % 2)).index for rank in range(4)] == [0, 1, 0, 1]
+    assert own_device("cuda:1", Ranks(0, 4, 0)).index == 1
+    assert own_device(asked, Ranks()).index is None
+    assert own_device("cpu", Ranks(1, 4, 1)).type == "cpu"
+
+
+def test_a_dry_run_holds_a_few_batches_of_images_at_a_time(monkeypatch):
+    asked = []
+    original = ImageDataset.pixels
+
+    def counting(self, indices, **kwargs):
+        asked.append(len(indices))
+        return original(self, indices, **kwargs)
+
+    monkeypatch.setattr(ImageDataset, "pixels", counting)
+    model = sandwich()
+    dry_run(model, labelled_as_predicted(model, count=40), ["l2:0.1"], batch_size=2)
+    assert max(asked[1:]) == 8, "the first call made the labels"
+
+
+def test_a_record_says_what_ran_at_each_threat_model(tmp_path):
+    """Square does not tile 4x4 images for L2, and does for L-infinity; eps differs; two runs of cw have two weights."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    pixels = torch.randint(0, 256, (4, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = model(pixels / 255).argmax(dim=1)
+    images = ImageDataset(name="tiny", split="test", images=pixels, labels=labels, classes=tuple("abc"), source="test")
+    with mock.patch.multiple(_autoattack, _ITERATIONS=3, _QUERIES=10):
+        run = evaluate(model, images, ["l2:0.001", "linf:0.001"], ["autoattack"], run_dir=tmp_path / "aa")
+    settings = run.record.attacks[0].settings
+    assert any("square left out" in note for note in settings["notes l2:0.001"])
+    assert not any("square left out" in note for note in settings["notes linf:0.001"])
+    assert "square" not in settings["sub_attacks l2:0.001"]
+    assert settings["sub_attacks linf:0.001"][-1] == "square"
+    assert settings["library"] == "pyautoattack"
+
+    with mock.patch.multiple(_torchattacks, _CW_STEPS=2, _STEPS=2):
+        run = evaluate(model, images, ["l2:0.001", "l2:0.002"], ["pgdl2", "cw"], run_dir=tmp_path / "ta")
+    pgd, cw = (attack.settings for attack in run.record.attacks)
+    assert (pgd["pgdl2.eps l2:0.001"], pgd["pgdl2.eps l2:0.002"], pgd["pgdl2.steps"]) == (0.001, 0.002, 2)
+    assert (list(cw["sub_attacks"]), cw["cw-1.c"], cw["cw-2.c"]) == (["cw-1", "cw-2"], 1, 10)
+
+
+def test_an_image_that_loses_its_certificate_unattacked_does_not_stand(tmp_path, monkeypatch):
+    """A flip of rounding in one pixel: its L2 norm takes an L-infinity certificate away; its own norm does not."""
+    model = sandwich()
+    images = labelled_as_predicted(model, wrong=0)
+    radius = certify(model, images.pixels(range(12)), images.labels).radius
+    index = int(radius.argmax())
+    small, large = float(radius[index]) / 6 * 0.9, float(radius[index]) / 6 * 1.1  # a ball in 36 pixels, L-infinity
+
+    def one_pixel(network, pixels, labels, threat_model, attack, **kwargs) -> AttackResult:
+        result = forged(0.1)(network, pixels, labels, threat_model, attack, **kwargs)
+        points = pixels.clone()
+        points[:, 0, 0, 0] += torch.where(points[:, 0, 0, 0] < 0.5, 1.0, -1.0) * (large + small) / 2
+        lengths = threat_model.distance(points.double() - pixels.double())
+        return dataclasses.replace(result, adversarial=points, distance=lengths, success=lengths <= large)
+
+    monkeypatch.setattr(attacking, "run_attack", one_pixel)
+    monkeypatch.setattr(attacking, "require_rounding", lambda *_: None)
+    at = [f"linf:{small!r}", f"linf:{large!r}"]
+    with pytest.raises(
+        RecordError, match=rf"image {index} is no longer certified at linf:.* run again with --audit 12"
+    ):
+        evaluate(model, images, at, ["pgd"], run_dir=tmp_path / "unseen")
+    assert not (tmp_path / "unseen" / "record.json").exists()
+    run = evaluate(model, images, at, ["pgd"], run_dir=tmp_path / "audited", audit=12)
+    assert run.record.results.threat_models[0].attacks[0].standing.count > 0

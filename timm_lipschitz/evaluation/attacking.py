@@ -102,13 +102,16 @@ class Attacker:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """An attack's settings as one level of names and plain values."""
+    """An attack's settings as one level of names and plain values; a sub-attack that runs twice has numbers."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "sub_attacks":
-            for sub_attack in value:
-                flat |= {f"{sub_attack['name']}.{key}": v for key, v in sub_attack.items() if key != "name"}
-            flat[name] = tuple(sub_attack["name"] for sub_attack in value)
+            names = [sub_attack["name"] for sub_attack in value]
+            if len(set(names)) < len(names):
+                names = [f"{sub_attack}-{number}" for number, sub_attack in enumerate(names, start=1)]
+            for called, sub_attack in zip(names, value, strict=True):
+                flat |= {f"{called}.{key}": v for key, v in sub_attack.items() if key != "name"}
+            flat[name] = tuple(names)
         elif name not in ("attack", "seed"):
             flat[name] = tuple(value) if isinstance(value, list) else value
     return flat

@@ -49,7 +49,8 @@ def points_of_chunk(
 def collect_examples(chunks: Iterable[AttackedChunk], verdicts: Verdicts, data: ImageDataset) -> Examples | None:
     """The first images with a point at the smallest distance that the tables hold; None where there is none.
 
-    Points that change the prediction only as it was executed, by its rounding, are not shown.
+    A point that the judge of `points_of_chunk` takes for its image's own class, as where rounding alone flipped it, is
+    nothing to look at.
     """
     closest: dict[int, tuple[float, int, np.ndarray]] = {}
     for chunk in chunks:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..attacks import find_attack
+from ..errors import RecordError
 from ..records import (
     AttackedChunk,
     AttackSettings,
@@ -78,6 +80,9 @@ def merge_attacks(
 
     Where rounding let a point inside a certified radius pass, the radius is lowered to the point, and the image counts
     as broken at every eps that reaches it, also where it had passed as certified.
+
+    Raises `RecordError` where an image so loses a certificate at a threat model that does not hold the point, and no
+    attack was run on it there: it is neither proved nor broken, and cannot stand either.
     """
     pairs, count = list(pairs), manifest.attacked.count if manifest.attacked else 0
     found = _Found(count)
@@ -93,10 +98,17 @@ def merge_attacks(
             certified_mask(table, threat_model, manifest.model.pixels)[:count] for table in (images, lowered)
         )
         distance = found.distance(attack, threat_model.norm).copy()
-        for index in np.flatnonzero(
-            was & ~proved
-        ):  # not attacked as certified: the point inside stands for all attacks
+        lost = was & ~proved  # mostly not attacked, as certified: the point inside stands for all attacks
+        for index in np.flatnonzero(lost):
             distance[index] = min(distance[index], found.flips[int(index)][threat_model.norm])
+        unseen = lost & ~found.seen(attack, threat_model) & (distance > threat_model.radius)
+        if unseen.any():  # not in L2, where a point that takes a certificate away lies within eps
+            index = int(np.argmax(unseen))
+            raise RecordError(
+                f"image {index} is no longer certified at {threat_model}: the float32 network, not the float64 one, "
+                f"takes a point at L2 distance {lowered.radius[index]:.9g} for adversarial. It is not within "
+                f"{threat_model}, and {attack} has not attacked the image there: run again with --audit {count}"
+            )
         correct = images.correct[:count]
         broken = correct & ~proved & (distance <= threat_model.radius)
         status = np.full(count, Status.STANDING.value, dtype="U16")
@@ -118,7 +130,8 @@ class _Found:
     count: int
     flips: dict[int, dict[str, float]] = field(default_factory=dict)  # image -> norms of the closest point inside
     _distances: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
-    _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
+    _settings: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _counts: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
 
     def take(self, chunk: AttackedChunk) -> None:
@@ -130,7 +143,8 @@ class _Found:
             before = self.flips.get(flip.index)
             if before is None or flip.l2 < before["l2"]:
                 self.flips[flip.index] = {"l1": flip.l1, "l2": flip.l2, "linf": flip.linf}
-        self._settings.setdefault(chunk.attack, {}).update(chunk.settings)
+        self._settings.setdefault((chunk.attack, chunk.threat_model), {}).update(chunk.settings)
+        self._seen.setdefault((chunk.attack, chunk.threat_model), np.zeros(self.count, dtype=np.bool_))[index] = True
         counts = self._counts.setdefault((chunk.attack, chunk.threat_model), dict.fromkeys(_COUNTS, 0))
         for name, number in (
             *((name, getattr(chunk, name)) for name in _COUNTS),
@@ -144,11 +158,29 @@ class _Found:
         """(N,) of the closest success of an attack in a norm at any eps, infinite where there is none."""
         return self._distances.setdefault((attack, norm), np.full(self.count, np.inf))
 
+    def seen(self, attack: str, threat_model: ThreatModel) -> NDArray[np.bool_]:
+        """(N,) whether an attack was run on an image at a threat model, or looked for its closest point in the norm."""
+        seen = np.zeros(self.count, dtype=np.bool_)
+        for (name, text), rows in self._seen.items():
+            at = ThreatModel.parse(text)
+            if name != attack or at.norm != threat_model.norm:
+                continue
+            if at == threat_model or not find_attack(attack, at.norm).knows_eps:
+                seen |= rows
+        return seen
+
     def settings(self, attack: str, pairs: Sequence[tuple[ThreatModel, str]]) -> dict[str, Any]:
-        """What ran, and how many points were corrected and so on at each threat model."""
-        settings = dict(self._settings.get(attack, {}))
-        for threat_model, name in pairs:
-            if name == attack:
-                counts = self._counts.get((attack, str(threat_model)), dict.fromkeys(_COUNTS, 0))
-                settings |= {f"{what} {threat_model}": number for what, number in counts.items()}
+        """What ran, by threat model where it differs, and how many points were corrected and so on at each."""
+        at = [str(threat_model) for threat_model, name in pairs if name == attack]
+        told = {text: self._settings[attack, text] for text in at if (attack, text) in self._settings}
+        settings: dict[str, Any] = {}
+        for name in dict.fromkeys(name for ran in told.values() for name in ran):
+            values = [ran.get(name) for ran in told.values()]
+            if all(value == values[0] for value in values):
+                settings[name] = values[0]
+            else:  # such as eps, and what was left out for one norm alone
+                settings |= {f"{name} {text}": ran[name] for text, ran in told.items() if name in ran}
+        for text in at:
+            counts = self._counts.get((attack, text), dict.fromkeys(_COUNTS, 0))
+            settings |= {f"{what} {text}": number for what, number in counts.items()}
         return settings
