@@ -121,6 +121,7 @@ def evaluate(
     from ._results import print_estimate, print_run
     from ._stages import stages
     from ._subjects import load_subject, pick_device
+    from ._torchrun import words_again
 
     make_plan(
         threat_model or DEFAULT_THREAT_MODELS, attack or ()
@@ -159,7 +160,7 @@ def evaluate(
     again += ["--run-dir", str(folder)] if run_dir is None else []
     again += [] if resume else ["--resume"]
 
-    with resumable(f"finished batches are kept in {folder}; go on with\n  {words(*again)}"), stages() as show:
+    with resumable(f"finished batches are kept in {folder}; go on with\n  {words_again(*again)}"), stages() as show:
         run = run_evaluation(
             loaded,
             dataset,
