@@ -48,6 +48,20 @@ def test_verdicts_of_the_library(text, num_classes, batch_size, monkeypatch):
     assert (ours.distance[broken] <= lengths[broken] * (1 + 1e-5)).all(), "the returned point is one of the queries"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["l2:0.05", "l2:0.1"])
+def test_verdicts_of_the_standard_version_on_many_images(text):
+    """Nothing shortened: all four attacks with their own lengths, several batches, the last one small enough for rows
+    side by side."""
+    threat_model, model = ThreatModel.parse(text), Mlp(10).eval().requires_grad_(False)
+    images = grey_images(210, seed=5)
+    labels = predicted(model, images)
+    points, answers = library_attack(model, threat_model, seed=7).run_standard_evaluation(images, labels, batch_size=95)
+    ours = run_attack(model, images, labels, threat_model, seed=7, batch_size=95)
+    assert torch.equal(ours.success, answers != labels)
+    assert 10 < int(ours.success.sum()) < 200
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_settings_of_the_standard_version(norm):
     threat_model = ThreatModel.parse(f"{norm}:0.1")
