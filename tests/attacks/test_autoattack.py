@@ -56,7 +56,7 @@ def test_verdicts_of_the_standard_version_on_many_images(text):
     threat_model, model = ThreatModel.parse(text), Mlp(10).eval().requires_grad_(False)
     images = grey_images(210, seed=5)
     labels = predicted(model, images)
-    points, answers = library_attack(model, threat_model, seed=7).run_standard_evaluation(images, labels, batch_size=95)
+    _, answers = library_attack(model, threat_model, seed=7).run_standard_evaluation(images, labels, batch_size=95)
     ours = run_attack(model, images, labels, threat_model, seed=7, batch_size=95)
     assert torch.equal(ours.success, answers != labels)
     assert 10 < int(ours.success.sum()) < 200
