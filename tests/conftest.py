@@ -19,7 +19,7 @@ settings.load_profile("reproducible")
 
 
 # Shared helpers that assert: their messages show the values, as those of tests do.
-pytest.register_assert_rewrite("layer_contract", "layers.reference")
+pytest.register_assert_rewrite("layer_contract", "layers.reference", "models.narrow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,13 +10,13 @@ from fractions import Fraction
 import pytest
 import torch
 from certification.networks import LinearNet, grid_images, linear_net, random_images, small_net
-from models.narrow import narrow_model
 from torch import Tensor, nn
 
 from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import network_bound
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
+from timm_lipschitz.layers import Flatten, LipschitzSequential, SandwichConv2d, SandwichFourierConv2d
 
 
 def predicted(model: nn.Module, images: Tensor) -> Tensor:
@@ -289,7 +289,8 @@ def test_images_and_labels_are_checked() -> None:
 
 def test_float32_is_refused_where_cudnn_chooses_how_a_convolution_rounds() -> None:
     module = importlib.import_module("timm_lipschitz.certification.certify")  # the function has the module's name
-    explicit, fourier = (fold(narrow_model(name, img_size=8)).layers for name in ("sandwich_bcop_cnn", "sandwich_cnn"))
+    explicit = fold(LipschitzSequential(SandwichConv2d(1, 2), Flatten(), in_shape=(1, 4, 4))).layers
+    fourier = fold(LipschitzSequential(SandwichFourierConv2d(1, 2, img_size=4), Flatten(), in_shape=(1, 4, 4))).layers
     with pytest.raises(NotCertifiableError, match="'float32' on a GPU"):
         module.require_plain_convolutions(explicit, torch.device("cuda"))
     module.require_plain_convolutions(explicit, torch.device("cpu"))

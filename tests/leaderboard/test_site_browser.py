@@ -110,10 +110,12 @@ def test_a_click_or_a_key_sorts_by_number(site, open_page):
     header = seen.page.locator("#board thead th", has_text="Parameters")
     assert header.get_attribute("aria-sort") is None
     header.click()
+    seen.page.wait_for_selector("#board thead th[aria-sort=ascending]")
     assert header.get_attribute("aria-sort") == "ascending"
     assert seen.names() == ["sandwich_mlp.mnist", "aol_cnn.mnist", "sandwich_cnn.mnist"]
     header.locator("[role=button], .dt-column-order").first.focus()
     seen.page.keyboard.press("Enter")
+    seen.page.wait_for_selector("#board thead th[aria-sort=descending]")
     assert header.get_attribute("aria-sort") == "descending"
     assert seen.names() == ["sandwich_cnn.mnist", "aol_cnn.mnist", "sandwich_mlp.mnist"]
     seen.page.locator("#board thead th", has_text="Clean").click()
