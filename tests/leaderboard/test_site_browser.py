@@ -119,6 +119,7 @@ def test_a_click_or_a_key_sorts_by_number(site, open_page):
     assert header.get_attribute("aria-sort") == "descending"
     assert seen.names() == ["sandwich_cnn.mnist", "aol_cnn.mnist", "sandwich_mlp.mnist"]
     seen.page.locator("#board thead th", has_text="Clean").click()
+    seen.page.wait_for_selector("#board thead th[aria-sort=ascending]:has-text('Clean')")
     clean = [float(text) for text in seen.column(3)]
     assert clean == sorted(clean)
     assert seen.complaints == []
