@@ -8,9 +8,11 @@ import pytest
 import safetensors
 import torch
 
+from timm_lipschitz import certify
 from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteError
 from timm_lipschitz.models import load_model
 from timm_lipschitz.training import RECIPES, Recipe, evaluate_margins, recipe_for, train
+from timm_lipschitz.training.checkpoint import round_parameters
 from timm_lipschitz.training.recipes import paper_recipe
 from timm_lipschitz.training.schedules import make_schedule
 
@@ -45,6 +47,31 @@ def test_writes_a_local_dir_model_with_its_history(train_data, validation_data, 
     assert len(json.loads(loaded.metadata["history"])) == recipe.epochs
     assert all(tensor.is_floating_point() for tensor in weights(tmp_path).values())
     assert set(weights(tmp_path)) == {name for name, _ in model.named_parameters()}, "free parameters and nothing else"
+
+
+def test_stored_in_half_precision_it_is_the_network_of_the_rounded_parameters(
+    train_data, validation_data, recipe, tmp_path
+):
+    exact = train("sandwich_mlp", train_data, validation_data, recipe, tmp_path)
+    settings = {"resume": True, "stored": torch.float16}
+    model = train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, **settings)
+    assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float16}
+    loaded = load_model(f"local-dir:{tmp_path}")
+    assert loaded.metadata["stored"] == "float16"
+    assert_same(model.state_dict(), loaded.model.state_dict())
+    assert_same({name: value.half().float() for name, value in exact.state_dict().items()}, model.state_dict())
+    found = certify(loaded.model, torch.rand(2, *train_data.image_shape))
+    assert 0 < found.lipschitz <= loaded.model.lipschitz * (1 + 1e-9), "the bound is that of any parameters"
+
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path, resume=True)
+    assert_same(exact.state_dict(), weights(tmp_path))  # the state keeps the parameters as they were trained
+
+
+def test_a_parameter_beyond_half_precision_is_not_stored_there():
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(layer.bias, 1e5)
+    with pytest.raises(NonFiniteError, match="bias reaches 100000"):
+        round_parameters(layer, torch.float16)
 
 
 def test_same_seed_same_weights_other_seed_other_weights(train_data, validation_data, recipe, tmp_path):
@@ -174,7 +201,11 @@ def test_recipes():
     assert recipe_for("sandwich_cnn", "cifar100") == paper_recipe()
     assert recipe_for("sandwich_dnn", "tiny_imagenet") == paper_recipe(epochs=400)
     assert recipe_for("plain_cnn_large", "cifar10") == paper_recipe(None)
-    shipped = RECIPES["sandwich_cnn.mnist"]
+    shipped = recipe_for("sandwich_cnn", "mnist")
+    assert shipped == recipe_for("orthogonal_cnn", "mnist") == recipe_for("aol_cnn_large", "mnist"), (
+        "one budget for all"
+    )
+    assert recipe_for("plain_cnn", "mnist") == replace(shipped, lipschitz=None)
     assert shipped.tuned_on == "validation"
     assert shipped.with_overrides(epochs=None) == shipped
     assert shipped.with_overrides(epochs=20).tuned_on == "nothing", "a changed recipe was tuned on nothing"

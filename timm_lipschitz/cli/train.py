@@ -68,6 +68,10 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile: minutes at the start; measure whether steps gain.")
     ] = False,
+    stored: Annotated[
+        Literal["float32", "float16"],
+        typer.Option("--stored", help="What the trained weights are rounded to; float16 halves the file."),
+    ] = "float32",
 ) -> None:
     r"""Train a model and write it where every other command finds it, as local-dir:DIR.
 
@@ -81,8 +85,8 @@ def train(
     of one process within float32 rounding (which Adam, over many steps, makes
     visible in the weights). The same holds for --compile and
     --grad-checkpointing, so that these, the device and the number of processes
-    may change from --resume to --resume; the precision and all other settings
-    may not. With torchrun's --max-restarts a training whose process dies goes
+    may change from --resume to --resume, as --stored may; the precision and all
+    other settings may not. With torchrun's --max-restarts a training whose process dies goes
     on by itself.
 
     Examples:
@@ -93,6 +97,8 @@ def train(
       torchrun --nproc-per-node 4 -m timm_lipschitz \
           train sandwich_cnn --data cifar10 --data-dir DIR --precision bfloat16
     """
+    import torch
+
     from ..data import load_dataset
     from ..records import check_writable
     from ..training import Execution, recipe_for
@@ -146,6 +152,7 @@ def train(
             device=mine,
             execution=execution,
             resume=resume,
+            stored=getattr(torch, stored),
             on_step=step,
             on_epoch=epoch,
         )

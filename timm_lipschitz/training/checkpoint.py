@@ -9,22 +9,49 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NonFiniteError
 from ..models.loading import SUMS_FILE, file_sha256
 
-__all__ = ["load_state", "save_model", "save_state"]
+__all__ = ["load_state", "round_parameters", "save_model", "save_state"]
 
 STATE_FILE = "training_state.pt"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_model(model: nn.Module, folder: Path, model_args: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Writes ``config.json``, ``model.safetensors`` (free parameters and ``metadata``) and its hash into ``folder``."""
+@torch.no_grad()
+def round_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds every parameter to what ``dtype`` can hold; they keep their own type.
+
+    The parameters are free: the network of the rounded ones is another network with the same bound. Raises
+    `NonFiniteError` for a parameter that ``dtype`` cannot hold.
+    """
+    for name, parameter in model.named_parameters():
+        rounded = parameter.to(dtype).to(parameter.dtype)
+        if not bool(torch.isfinite(rounded).all()):
+            largest = float(parameter.abs().max())
+            raise NonFiniteError(f"{name} reaches {largest:g}, which {dtype} cannot hold; store it as float32")
+        parameter.copy_(rounded)
+
+
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    model_args: dict[str, Any],
+    metadata: dict[str, str],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes ``config.json``, ``model.safetensors`` (free parameters and ``metadata``) and its hash into ``folder``.
+
+    Parameters are written in ``dtype``; those of a model that `round_parameters` has rounded to it lose nothing.
+    """
     from timm.models._hub import save_config_for_hf  # timm exports only the function that pickles as well
 
     folder.mkdir(parents=True, exist_ok=True)
     save_config_for_hf(model, str(folder / "config.json"), model_args=model_args)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
     safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
     _publish(temporary, folder / WEIGHTS_FILE)

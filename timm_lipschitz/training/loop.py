@@ -23,7 +23,7 @@ from ..certification import certified, network_bound, radii
 from ..data import BatchLoader, ImageDataset, PadCropFlip, check_classes
 from ..errors import CheckpointError, NonFiniteError
 from ..folding import explicit_steps
-from .checkpoint import dump_metadata, load_state, save_model, save_state
+from .checkpoint import dump_metadata, load_state, round_parameters, save_model, save_state
 from .execution import Execution
 from .ranks import rank, require_same, sum_over_ranks, wait_for_all, world_size
 from .recipes import Recipe
@@ -61,6 +61,7 @@ def train(
     device: torch.device | str = "cpu",
     execution: Execution | None = None,
     resume: bool = False,
+    stored: torch.dtype = torch.float32,
     model_args: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int, int, Tensor], None] | None = None,
     on_epoch: Callable[[EpochFigures], None] | None = None,
@@ -72,6 +73,9 @@ def train(
     ``on_step(epoch, step, steps, loss)`` and ``on_epoch(figures)`` are told of the progress; the loss of a step is a
     scalar tensor on the device, of this process's part of the batch, and reading it waits for the device. With
     ``resume`` the run goes on behind its last finished epoch.
+
+    At the end the parameters are rounded to ``stored``, which is what is written and returned: float16 halves the file,
+    and as they are free, the bound holds for the rounded ones too. A finished run can be resumed to store it otherwise.
 
     Where torch.distributed has a default group, every rank calls this with the same arguments and its own device, and
     sees the same ``out``, which the first one writes. ``recipe.batch_size`` is that of all ranks together.
@@ -193,6 +197,7 @@ def train(
 
     trained = unwrap_model(task.get_eval_model(ema=task.has_ema())).eval()
     trained.set_grad_checkpointing(False)
+    round_parameters(trained, stored)
     metadata = dump_metadata(
         **identity,
         recipe_name=f"{model_name}.{train_data.name}",
@@ -203,9 +208,10 @@ def train(
         validation_eps=list(VALIDATION_EPS),
         history=history,
         executions=executions,
+        stored=str(stored).removeprefix("torch."),
     )
     if rank() == 0:
-        save_model(trained, out, settings, metadata)
+        save_model(trained, out, settings, metadata, stored)
     wait_for_all(device)
     return trained
 
