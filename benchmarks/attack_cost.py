@@ -6,7 +6,8 @@ layers one by one, their weights computed once, as the authors of the sandwich l
 forwards, and whether the same images stand. At each eps the contestants take turns in one process. ``--audit`` also
 attacks every certified image; ``--overhead N`` runs the attacks' own classes on the undecided images without the engine
 around them, in turn with it, N times; ``--ranks N`` compares N processes with one, each with one thread. One JSON
-record; no earlier one is overwritten, and it grows with every measurement.
+record; no earlier one is overwritten, and it grows with every measurement. ``--reference none`` leaves out the hours of
+the references, for the others.
 
     python benchmarks/attack_cost.py sandwich_cnn.mnist --limit 60
 """
@@ -51,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", metavar="DIR", help="folder with its files")
     parser.add_argument("--threat-model", action="append", metavar="NORM:EPS", help="repeatable (default: 3 of L2)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images (default: 60, on a GPU 1,000)")
-    parser.add_argument("--reference", action="append", choices=list(REFERENCES), help="repeatable (default: both)")
+    parser.add_argument(
+        "--reference", action="append", choices=[*REFERENCES, "none"], help="repeatable (default: both of them)"
+    )
     parser.add_argument("--audit", action="store_true", help="at last, attack every certified image all the same")
     parser.add_argument("--overhead", type=int, default=0, metavar="N", help="time the bare attack classes, N times")
     parser.add_argument("--ranks", type=int, default=0, metavar="N", help="compare N processes of torchrun with one")
@@ -87,7 +90,7 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, An
         )
     loaded.model.to(device)
     networks = {"folded": timm_lipschitz.fold(loaded.model), "layers": layer_form(loaded.model)}
-    references = options.reference or list(REFERENCES)
+    references = [name for name in options.reference or REFERENCES if name != "none"]
     threat_models = sorted({ThreatModel.parse(text) for text in options.threat_model or DEFAULT_THREAT_MODELS})
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     result: dict[str, Any] = {

@@ -77,9 +77,11 @@ def test_ranks_are_compared_by_their_records(monkeypatch: pytest.MonkeyPatch, tm
     seconds = {1: (30.0, b"a"), 2: (15.0, b"a")}
     monkeypatch.setattr(attack_cost, "_torchrun", lambda size, *_: seconds[size])
     out = tmp_path / "cost.json"
-    typed = [MODEL, "--limit", "2", "--threat-model", "l2:0.01", "--reference", "folded", "--ranks", "2"]
+    typed = [MODEL, "--limit", "2", "--threat-model", "l2:0.01", "--reference", "none", "--ranks", "2"]
     assert attack_cost.main([*typed, "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["ranks"] == {
+    record = json.loads(out.read_text())
+    assert [row["reference"] for row in record["measured"]] == [{}], "no reference was asked for"
+    assert record["ranks"] == {
         "threads_each": 1,
         "seconds": {"1": 30.0, "2": 15.0},
         "ratio": 2.0,
