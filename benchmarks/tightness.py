@@ -1,6 +1,6 @@
 """How much of its certified Lipschitz bound does a network use, when the data ask for more?
 
-Compares sandwich, orthogonal, AOL and SLL layers on the experiment of Wang and Manchester (2023), section 6.1: a scalar
+Compares sandwich, orthogonal, AOL and SLL layers on the experiment of Wang and Manchester (2023), section 5.1: a scalar
 network with certified bound gamma is fitted to a square wave, whose jumps no bound allows, so that the steepest slope
 of a good fit is gamma itself. Reports the steepest slope observed (a lower bound, found by ascent) over gamma, the test
 error, both over several seeds, and beside them the figures *reported* in the paper (table 1).
@@ -300,7 +300,7 @@ def print_table(networks: list[dict[str, Any]]) -> None:
 
 
 def plots(networks: list[dict[str, Any]], out: Path) -> dict[Path, bytes]:
-    """The fits (the paper's figure 3) and the errors over the epochs (figure 4) as SVG, a panel for each gamma.
+    """The fits (the paper's figure 3) and the errors over the epochs as SVG, a panel for each gamma.
 
     Of the most epochs, and of each network's run of the median tightness.
     """

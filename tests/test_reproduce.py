@@ -60,14 +60,50 @@ def test_measured_beside_reported(
     assert again["networks"][0]["clean"] == network["clean"]
 
 
-def test_slopes_of_a_plain_network_too(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reproduce.main(["fig7", "--data", "cifar10", "--layer", "plain", "--limit", "6", *typed]) == 0
-    record = json.loads((tmp_path / "fig7" / "fig7-cifar10.json").read_text())
+def test_figure_5_is_accuracy_over_slopes(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheap = replace(reproduce.EXPERIMENTS["fig5"], attacks=("pgdl2",))
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "fig5", cheap)
+    assert reproduce.main(["fig5", "--data", "cifar10", "--layer", "plain", "--limit", "6", *typed]) == 0
+    record = json.loads((tmp_path / "fig5" / "fig5-cifar10.json").read_text())
     (network,) = record["networks"]
     assert (network["model"], network["bound"], network["certified"]) == ("plain_cnn", None, {})
+    assert set(network["attacked"]) == set(reproduce.ATTACKED_AT)
     assert network["runs"][0]["slope"]["found"] > 0
     assert network["runs"][0]["slope"]["share"] is None
     assert "reported: nothing" in capsys.readouterr().out
+
+
+def test_figure_6_is_a_learning_curve_over_the_seeds(
+    typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fig6", "--data", "cifar10", "--layer", "plain", "--seed", "6", *typed, "--epochs", "2"]
+    assert reproduce.main(words) == 0
+    (network,) = json.loads((tmp_path / "fig6" / "fig6-cifar10.json").read_text())["networks"]
+    histories = [run["history"] for run in network["runs"]]
+    assert [at["epoch"] for at in network["curve"]] == [0, 1]
+    for epoch, at in enumerate(network["curve"]):
+        errors = [1 - history[epoch]["clean"] for history in histories]
+        assert (at["error"]["min"], at["error"]["max"]) == (min(errors), max(errors))
+    printed = capsys.readouterr().out
+    assert "validation error after epoch 1" in printed
+    assert "validation error after epoch 2" in printed
+
+
+def test_figure_7_draws_table_2_and_shares_its_runs(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what in ("table2", "fig7"):
+        monkeypatch.setitem(reproduce.EXPERIMENTS, what, replace(reproduce.EXPERIMENTS[what], attacks=()))
+        assert reproduce.main([what, "--data", "cifar100", "--layer", "orthogonal", *typed]) == 0
+    table, figure = (
+        json.loads((tmp_path / "table2" / f"{what}-cifar100.json").read_text()) for what in ("table2", "fig7")
+    )
+    assert figure["networks"] == table["networks"]
+    assert figure["networks"][0]["reported"]["clean"] == 48.7
+    assert len(list((tmp_path / "table2").rglob("record.json"))) == 1
+    assert f"orthogonal_cnn ({figure['networks'][0]['parameters'] / 1e6:.1f}M)" in capsys.readouterr().out
 
 
 def test_table_1_is_the_benchmark_of_tightness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,6 +133,8 @@ def test_the_networks_are_the_papers() -> None:
                 assert parameters == pytest.approx(found["parameters_millions"], rel=0.15)
     assert len(reproduce.EXPERIMENTS["table2"].cells) == 20
     assert len(reproduce.EXPERIMENTS["table3"].cells) == 6
+    dnns = {cell.data: cell.model for cell in reproduce.EXPERIMENTS["table3"].cells if cell.layer == "sandwich"}
+    assert dnns == {"cifar100": "sandwich_dnn", "tiny_imagenet": "sandwich_dnn_64"}
 
 
 @pytest.mark.parametrize(

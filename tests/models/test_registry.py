@@ -11,13 +11,14 @@ from timm_lipschitz.errors import InvalidInputError
 from timm_lipschitz.layers import ContractionHead, NormalizedLinear
 from timm_lipschitz.models import LipschitzNet
 
-# Free parameters at 3x32x32 (the multi-layer perceptron: 1x28x28) with 10 classes.
+# Free parameters at 3x32x32 with 10 classes (the multi-layer perceptron: 1x28x28; sandwich_dnn_64: 3x64x64 with 200).
 PARAMETERS = {
     "sandwich_mlp": 299_862,
     "sandwich_cnn": 2_981_006,
     "sandwich_cnn_medium": 11_909_294,
     "sandwich_cnn_large": 47_608_046,
     "sandwich_dnn": 25_708_106,
+    "sandwich_dnn_64": 39_142_152,
     "sandwich_bcop_cnn": 2_933_334,
     "sandwich_bcop_cnn_medium": 11_719_734,
     "sandwich_bcop_cnn_large": 46_852_086,
@@ -49,13 +50,20 @@ def test_number_of_parameters(name: str) -> None:
     assert sum(parameter.numel() for parameter in on_meta(name).parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "sandwich_mlp"])
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name not in ("sandwich_mlp", "sandwich_dnn_64")])
 def test_a_bare_name_is_the_papers_3x32x32_with_10_classes_and_untrained(name: str) -> None:
     model = on_meta(name)
     assert (model.in_chans, model.img_size, model.num_classes) == (3, (32, 32), 10)
     assert model.lipschitz == (1.0 if name in BOUNDED else None)
     assert model.pretrained_cfg["input_size"] == (3, 32, 32)
     assert not model.pretrained_cfg.get("file")
+
+
+def test_the_papers_network_for_tiny_imagenet_is_built_for_its_images() -> None:
+    model = on_meta("sandwich_dnn_64")
+    assert (model.in_chans, model.img_size, model.num_classes) == (3, (64, 64), 200)
+    assert (model.num_features, model.head.layers[0].in_features) == (512, 512 * 4 * 4)
+    assert isinstance(model.get_classifier(), NormalizedLinear)
 
 
 @pytest.mark.parametrize("name", ["sandwich_cnn", "sandwich_mlp"])
