@@ -1,5 +1,10 @@
 """The adversarial examples that a run keeps: real ones, the closest ones, the same whoever computed them."""
 
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +14,7 @@ from timm_lipschitz import fold
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.leaderboard import add, build, check
-from timm_lipschitz.records import read_run
+from timm_lipschitz.records import Examples, read_run
 
 
 def test_each_example_changes_the_prediction_at_the_distance_of_the_table(tmp_path):
@@ -62,5 +67,49 @@ def test_a_changed_pixel_is_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(RecordError, match="examples: "):
+    with pytest.raises(RecordError, match=r"examples\.safetensors has SHA-256 .*: damaged or replaced"):
         read_run(tmp_path)
+
+
+def mirror(path: Path) -> None:
+    """Other pictures at the same distances: nothing in the tables contradicts them."""
+    found = Examples.from_bytes(path.read_bytes())
+    image, adversarial = found.image[..., ::-1], found.adversarial[..., ::-1]
+    path.write_bytes(replace(found, image=image, adversarial=adversarial).to_bytes())
+
+
+def test_other_pictures_that_fit_the_tables_are_found_in_a_leaderboard(tmp_path):
+    run = small_run(tmp_path / "run")
+    entry = add(tmp_path / "run", tmp_path / "boards")
+    build(tmp_path / "boards")
+    path = entry.with_name(f"{run.record.id}.examples.safetensors")
+    honest = path.read_bytes()
+    mirror(path)
+    with pytest.raises(RecordError, match=r"examples\.safetensors has SHA-256 .*: damaged or replaced"):
+        check(tmp_path / "boards")
+    path.unlink()
+    with pytest.raises(RecordError, match=r"examples\.safetensors is missing"):
+        check(tmp_path / "boards")
+    path.write_bytes(honest)
+    assert check(tmp_path / "boards") == 1
+
+
+def test_pictures_are_not_slipped_under_a_run_that_has_none(tmp_path):
+    small_run(tmp_path / "run")
+    model = sandwich()
+    evaluate(model, labelled_as_predicted(model, count=18), ["l2:0.3"], [], run_dir=tmp_path / "plain", seed=0)
+    shutil.copy(tmp_path / "run" / "examples.safetensors", tmp_path / "plain")
+    with pytest.raises(RecordError, match=r"is not of this run, which has no examples: remove it"):
+        read_run(tmp_path / "plain")
+
+
+def test_a_record_from_before_the_hash_is_read_as_it_was(tmp_path):
+    small_run(tmp_path)
+    path = tmp_path / "record.json"
+    fields = json.loads(path.read_text())
+    del fields["tables"]["examples_sha256"]
+    path.write_text(json.dumps(fields))
+    mirror(tmp_path / "examples.safetensors")
+    run = read_run(tmp_path)
+    assert run.examples is not None
+    assert run.record.tables.examples_sha256 is None

@@ -119,6 +119,7 @@ def test_other_files_are_refused(data):
             tables(distance=(0.5, 0.2)),
             "image 3 has a point at distance .*0.25.*the tables hold .*0.2",
         ),
+        (examples(adversarial=IMAGE), MODEL, tables(distance=(0.0, 0.0)), "a point that is its own image"),
         (examples(index=np.array([0, 1])), MODEL, tables(), "image 0 has a point .*inf"),
     ],
 )

@@ -145,6 +145,7 @@ def write_record(
         versions=manifest.versions,
         training=manifest.training,
         status=status,
+        examples=examples,
     )
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     info = RunInfo.from_clock(clock, Hardware.detect(torch.get_num_threads(), accelerator), command)

@@ -98,6 +98,8 @@ class Examples:
         outside = (self.prediction < 0) | (self.prediction >= model.num_classes)
         if np.any(outside | (self.prediction == images.label[rows])):
             raise RecordError("examples: a prediction that is no other class")
+        if not np.all(self.distance > 0):
+            raise RecordError("examples: a point that is its own image: there is no difference to look at")
         closest = attacks.smallest_distance(self.index, "l2")
         wrong = ~(np.abs(self.distance - closest) <= 1e-9 * np.maximum(1.0, self.distance))
         if wrong.any():

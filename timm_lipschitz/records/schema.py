@@ -211,10 +211,14 @@ class TrainingInfo(StrictModel):
 
 
 class TableHashes(StrictModel):
-    """SHA-256 of the two Parquet files."""
+    """SHA-256 of the two Parquet files, and of the examples (of nothing where the run has none).
+
+    ``examples_sha256`` is None in a record from before there was that field: nothing vouches for its examples.
+    """
 
     images_sha256: Sha256
     attacks_sha256: Sha256
+    examples_sha256: Sha256 | None = None
 
 
 class AttackFigures(StrictModel):

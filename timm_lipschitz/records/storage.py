@@ -133,6 +133,7 @@ def make_record(
     versions: dict[str, str],
     training: TrainingInfo | None = None,
     status: Literal["complete", "partial"] = "complete",
+    examples: Examples | None = None,
 ) -> Record:
     """Build the record of a run: figures and hashes are computed from the two tables.
 
@@ -140,7 +141,11 @@ def make_record(
         RecordError: the tables contradict each other or the description of the run.
     """
     results = summarize(images, attack_table, threat_models, model.pixels)
-    tables = TableHashes(images_sha256=_sha256(images.to_parquet()), attacks_sha256=_sha256(attack_table.to_parquet()))
+    tables = TableHashes(
+        images_sha256=_sha256(images.to_parquet()),
+        attacks_sha256=_sha256(attack_table.to_parquet()),
+        examples_sha256=_sha256(b"" if examples is None else examples.to_bytes()),
+    )
     try:
         record = Record(
             schema_version=SCHEMA_VERSION,
@@ -216,6 +221,7 @@ def parse_run(contents: RunBytes) -> Run:
     ):
         if _sha256(data) != expected:
             raise RecordError(f"{name} has SHA-256 {_sha256(data)}, the record states {expected}: damaged or replaced")
+    _check_examples_hash(record.tables.examples_sha256, contents.examples)
     images = ImageTable.from_parquet(contents.images, max_rows=evaluated)
     attacks = AttackTable.from_parquet(contents.attacks, max_rows=rows)
     _check(record, images, attacks)
@@ -251,6 +257,17 @@ def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:
     if computed != record.results:
         field, stored, expected = differences(record.results, computed)[0]
         raise RecordError(f"record.json: results.{field} is {stored}, the tables give {expected}")
+
+
+def _check_examples_hash(stated: str | None, data: bytes | None) -> None:
+    found = _sha256(data or b"")
+    if stated in (None, found):
+        return
+    if data is None:
+        raise RecordError(f"examples.safetensors is missing; the record states its SHA-256, {stated}")
+    if stated == _sha256(b""):
+        raise RecordError("examples.safetensors is not of this run, which has no examples: remove it")
+    raise RecordError(f"examples.safetensors has SHA-256 {found}, the record states {stated}: damaged or replaced")
 
 
 def _sha256(data: bytes) -> str:
