@@ -133,6 +133,29 @@ def test_another_margin_or_prediction_is_found(entry: Run, dataset: ImageDataset
     assert (finding.image, "prediction" in finding.text) == (wrong, True)
 
 
+def test_a_split_that_is_said_to_be_smaller_is_found(entry: Run, dataset: ImageDataset) -> None:
+    """A record of the first images that calls them the whole split would be ranked."""
+    small = entry.record.dataset.model_copy(update={"size": COUNT - 3})
+    with pytest.raises(RecordError, match=f"has {COUNT} images in this split, not {COUNT - 3}"):
+        again(replace(entry, record=entry.record.model_copy(update={"dataset": small})), dataset)
+
+
+def test_other_pictures_and_another_class_among_the_examples_are_found(entry: Run, dataset: ImageDataset) -> None:
+    """Whichever images are drawn: a record from before its examples had a hash does not vouch for them."""
+    examples = entry.examples
+    assert examples is not None
+    image = examples.image.copy()
+    image[0] = 1 - image[0]
+    (finding,) = again(replace(entry, examples=replace(examples, image=image)), dataset, sample=1).findings
+    assert (finding.image, "picture" in finding.text) == (examples.index[0], True)
+
+    third = 3 - examples.prediction - entry.images.label[examples.index]  # of the classes 0, 1, 2
+    other = replace(examples, prediction=np.concatenate([examples.prediction[:-1], third[-1:]]))
+    (finding,) = again(replace(entry, examples=other), dataset, sample=1).findings
+    assert finding.image == examples.index[-1]
+    assert f"is taken for {examples.prediction[-1]}, the record says {third[-1]}" in finding.text
+
+
 def test_rounding_of_a_margin_is_not_a_difference(entry: Run, dataset: ImageDataset) -> None:
     row = first(entry, "correct")
     assert again(with_images(scale("margin", row, 1 + 1e-9))(entry), dataset).findings == ()

@@ -2,12 +2,14 @@
 
 Nothing of the entry is taken on trust but its list of images: the weights and the data are recognised by their hashes,
 predictions, margins and radii are computed anew, and with ``attacks`` the attacks of the record are repeated on the
-sample, certified images included. The entry is not written to.
+sample, certified images included. The pictures of the entry are compared with the data set, all of them. The entry is
+not written to.
 """
 
+import copy
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import CertificateViolation, InvalidInputError, RecordError
 from timm_lipschitz.evaluation import evaluate
-from timm_lipschitz.leaderboard.comparison import Finding, compare
+from timm_lipschitz.leaderboard.comparison import MARGIN_TOLERANCE, MARGIN_TOLERANCE_FLOAT32, Finding, compare
 from timm_lipschitz.models.loading import LoadedModel, weights_sha256
 from timm_lipschitz.records import Record, Run
 
@@ -137,7 +139,8 @@ def verify(
         raise
     shutil.rmtree(folder, ignore_errors=True)
     found = compare(run, measured, chosen)
-    return Verification(chosen, seed, names, tuple(found.findings), tuple(found.remarks))
+    findings = sorted([*found.findings, *_false_examples(run, loaded, dataset)])
+    return Verification(chosen, seed, names, tuple(findings), tuple(found.remarks))
 
 
 def _require_same(record: Record, loaded: LoadedModel, dataset: ImageDataset) -> None:
@@ -152,6 +155,28 @@ def _require_same(record: Record, loaded: LoadedModel, dataset: ImageDataset) ->
             f"{dataset.name}, split {dataset.split}, is not the data set of the record: its content has SHA-256 "
             f"{dataset.content_hash}, the record states {record.dataset.content_sha256}"
         )
+    if len(dataset) != record.dataset.size:
+        raise RecordError(f"{dataset.name} has {len(dataset)} images in this split, not {record.dataset.size}")
+
+
+@torch.no_grad()
+def _false_examples(run: Run, loaded: LoadedModel, dataset: ImageDataset) -> Iterator[Finding]:
+    """Examples that show another image than the data set has, or a point of which the model thinks otherwise."""
+    if run.examples is None:
+        return
+    network = copy.deepcopy(loaded.model).cpu().double().eval()
+    logits = network(torch.from_numpy(run.examples.adversarial).double())  # (M, K)
+    tolerance = MARGIN_TOLERANCE if run.record.certification is not None else MARGIN_TOLERANCE_FLOAT32
+    close = tolerance * logits.abs().amax(dim=1).clamp(min=1.0)
+    prediction = torch.from_numpy(run.examples.prediction)
+    lead = logits.amax(dim=1) - logits.gather(1, prediction[:, None]).squeeze(1)
+    shown = torch.from_numpy(run.examples.image)
+    for row, image in enumerate(run.examples.index.tolist()):
+        if not torch.equal(dataset.pixels([image])[0].cpu().float(), shown[row]):
+            yield Finding(image, "the picture among the examples is not that of the data set")
+        if lead[row] > close[row]:
+            text = f"its example is taken for {int(logits[row].argmax())}, the record says {int(prediction[row])}"
+            yield Finding(image, text)
 
 
 def _original_number(folder: Path, chosen: NDArray[np.int64]) -> str:
