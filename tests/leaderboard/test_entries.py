@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from leaderboard.boards import add_run, write
-from records.sample_runs import sample_run, sample_run_info
+from records.sample_runs import Sample, sample_run, sample_run_info
 
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard import add, build, check
@@ -40,7 +40,8 @@ def test_add_copies_the_four_files_unchanged(tmp_path):
 
 
 def test_examples_that_contradict_the_tables_are_refused(tmp_path):
-    run_dir = write(tmp_path / "run", sample_run())
+    tables = sample_run().record.tables.model_copy(update={"examples_sha256": None})  # from before there was a hash
+    run_dir = write(tmp_path / "run", sample_run().with_record(tables=tables))
     image = np.full((1, 1, 28, 28), 0.5, np.float32)
     point = image + np.float32(1 / 32)
     images = sample_run().images
@@ -67,6 +68,33 @@ def test_another_run_of_the_same_name_is_refused(tmp_path, root):
     with pytest.raises(RecordError, match=r"holds another run \(differs in .*results, tables\)"):
         add(write(tmp_path / "other", sample_run(seed=5)), root)
     assert contents(root / "mnist") == before
+
+
+def of_other_data(record_id: str, **changes: object) -> Sample:
+    run = sample_run(record_id=record_id)
+    return run.with_record(dataset=run.record.dataset.model_copy(update=changes))
+
+
+def test_a_run_on_other_images_is_not_ranked_beside_the_others(tmp_path, root):
+    run_dir = write(tmp_path / "other", of_other_data("other", content_sha256="c" * 64))
+    with pytest.raises(RecordError, match=r"mnist/other was measured on other images .* than .*sandwich_cnn"):
+        add(run_dir, root)
+    assert not (root / "mnist" / "other.json").exists()
+
+    entry_files(root, "mnist", "other").write(read_bytes(run_dir))  # by hand
+    for command in (build, check):
+        with pytest.raises(RecordError, match=r"was measured on other images"):
+            command(root)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_of_another_split_is_refused(tmp_path, root, split):
+    run_dir = write(tmp_path / "other", of_other_data("other", split=split))
+    with pytest.raises(RecordError, match=f"the run is of the split '{split}': a leaderboard compares on 'test'"):
+        add(run_dir, root)
+    entry_files(root, "mnist", "other").write(read_bytes(run_dir))
+    with pytest.raises(RecordError, match=f"mnist/other: the run is of the split '{split}'"):
+        check(root)
 
 
 def test_a_partial_run_is_refused(tmp_path, root):

@@ -1,5 +1,6 @@
 """Entries of a leaderboard on disk: ``<dataset>/<id>.json`` with its tables, run note and examples beside it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
     """Read and check one entry.
 
     Raises:
-        RecordError: a damaged or inconsistent run, a record under another name than its own, or a partial one.
+        RecordError: a damaged or inconsistent run, a record under another name than its own, a partial one, or one of
+            other images than the test split's.
     """
     files = entry_files(leaderboards_dir, dataset, record_id)
     try:
@@ -61,7 +63,7 @@ def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
         record = run.record
         if (record.dataset.name, record.id) != (dataset, record_id):
             raise RecordError(f"the record calls itself {record.dataset.name}/{record.id}: move it there")
-        _refuse_partial(run)
+        _refuse_what_is_not_ranked(run)
     except RecordError as error:
         raise RecordError(f"{dataset}/{record_id}: {error}") from error
     return Entry(run=run, record_file=files.record.name)
@@ -107,12 +109,13 @@ def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
     """Check a run and copy it into a leaderboard; the same run again is kept once. Returns the path of its record.
 
     Raises:
-        RecordError: a damaged or partial run, or an entry of that name with other figures or settings.
+        RecordError: a damaged or partial run, one of other images than the leaderboard's, or an entry of that name with
+            other figures or settings.
         RunDirectoryError: the files could not be written.
     """
     contents = RunFiles.of_run(run_dir).read()
     run = parse_run(contents)
-    _refuse_partial(run)
+    _refuse_what_is_not_ranked(run)
     root = Path(leaderboards_dir)
     record = run.record
     files = entry_files(root, record.dataset.name, record.id)
@@ -124,8 +127,24 @@ def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
                 "remove the old entry"
             )
         return files.record
+    if files.record.parent.is_dir():
+        others = [load_entry(root, record.dataset.name, other) for other in record_ids(root, record.dataset.name)]
+        require_one_data_set([*others, Entry(run, files.record.name)])
     files.write(contents)
     return files.record
+
+
+def require_one_data_set(entries: Iterable[Entry]) -> None:
+    """Raises `RecordError` unless all entries were measured on the same images, which alone can be compared."""
+    first: Record | None = None
+    for record in (entry.run.record for entry in entries):
+        first = first or record
+        if record.dataset.content_sha256 != first.dataset.content_sha256:
+            raise RecordError(
+                f"{record.dataset.name}/{record.id} was measured on other images (SHA-256 "
+                f"{record.dataset.content_sha256}) than {first.id} ({first.dataset.content_sha256}): entries of one "
+                "leaderboard need the same; evaluate on the published files, or give the data set another name"
+            )
 
 
 def _folder(leaderboards_dir: Path, dataset: str) -> Path:
@@ -137,7 +156,10 @@ def _folder(leaderboards_dir: Path, dataset: str) -> Path:
     return folder
 
 
-def _refuse_partial(run: Run) -> None:
+def _refuse_what_is_not_ranked(run: Run) -> None:
+    split = run.record.dataset.split
+    if split != "test":
+        raise RecordError(f"the run is of the split {split!r}: a leaderboard compares on 'test'")
     if run.record.status != "complete":
         raise RecordError(f"the run is {run.record.status!r}: finish it (evaluate --resume) before it is published")
 

@@ -55,7 +55,10 @@ def check(leaderboards_dir: Path | str) -> int:
             continue
         entries += len(ids)
         broken = [problem for record_id in ids if (problem := _problem_of_entry(root, dataset, record_id))]
-        problems += broken or _stale(root, _tables(root, dataset, reported))
+        try:
+            problems += broken or _stale(root, _tables(root, dataset, reported))
+        except RecordError as error:
+            problems.append(str(error))
     if problems:
         raise RecordError("\n".join([f"{len(problems)} problem(s) in {root}:", *problems]))
     return entries
