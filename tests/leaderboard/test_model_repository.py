@@ -13,7 +13,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi, constants
 from leaderboard.hub_stand_in import TOKEN, hub
-from models.narrow import narrow_model
+from models.narrow import narrow_model, narrow_models
 from records.sample_runs import sample_run
 from torch import nn
 
@@ -33,7 +33,8 @@ def loaded() -> LoadedModel:
 
 def run_of(loaded: LoadedModel) -> Run:
     run = sample_run()
-    model = run.record.model.model_copy(update={"weights_sha256": weights_sha256(loaded.model)})
+    update = {"weights_sha256": weights_sha256(loaded.model), "lipschitz": loaded.model.lipschitz}
+    model = run.record.model.model_copy(update=update)
     record = run.record.model_copy(update={"model": model})
     return Run(record, run.images, run.attacks, run.run_info)
 
@@ -49,6 +50,27 @@ def test_what_is_uploaded_can_be_loaded_from_a_folder(loaded: LoadedModel, tmp_p
     assert again.metadata["recipe_name"] == "mine"
     images = torch.rand(3, 2, 6, 6)
     assert again.model(images).equal(loaded.model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sandwich_mlp", {"normalized_head": True}),
+        ("aol_cnn", {"normalized_head": True, "pool_grid": 2}),
+        ("sandwich_bcop_cnn", {"pool_grid": 2}),
+        ("plain_cnn", {}),
+    ],
+)
+def test_what_a_network_was_built_with_comes_back(name: str, settings: dict[str, object], tmp_path: Path) -> None:
+    sizes = {"img_size": 8, "in_chans": 1, "num_classes": 3}
+    with narrow_models():
+        model = timm.create_model(name, **sizes, **settings).eval()
+        for path, data in model_upload(LoadedModel(model, "mine", name), "me/mine").files.items():
+            (tmp_path / path).write_bytes(data)
+        again = load_model(f"local-dir:{tmp_path}").model
+    assert str(again) == str(model)
+    images = torch.rand(3, 1, 8, 8)
+    assert again(images).equal(model(images))
 
 
 def test_and_from_the_hub(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +107,10 @@ def test_the_card_shows_figures_of_these_weights_alone(loaded: LoadedModel) -> N
     other = run.record.model_copy(update={"model": run.record.model.model_copy(update={"weights_sha256": "c" * 64})})
     with pytest.raises(RecordError, match="is of weights with SHA-256 c"):
         model_upload(loaded, "me/mine", replace(run, record=other))
+
+    looser = run.record.model_copy(update={"model": run.record.model.model_copy(update={"lipschitz": 1.0})})
+    with pytest.raises(RecordError, match=r"with Lipschitz bound 1\.0, local-dir:mine has 0\.5: evaluate this model"):
+        model_upload(loaded, "me/mine", replace(run, record=looser))
 
 
 def test_without_a_run_there_are_no_figures(loaded: LoadedModel) -> None:

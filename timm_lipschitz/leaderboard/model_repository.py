@@ -7,8 +7,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from timm_lipschitz.errors import InvalidInputError, RecordError
+from timm_lipschitz.layers import NormalizedLinear
 from timm_lipschitz.leaderboard.hub import Upload
 from timm_lipschitz.leaderboard.site.model_card import model_card
+from timm_lipschitz.models import Trunk
 from timm_lipschitz.models.loading import LoadedModel, weights_sha256
 from timm_lipschitz.records import Record, Run
 from timm_lipschitz.training.checkpoint import save_model
@@ -23,7 +25,7 @@ def model_upload(loaded: LoadedModel, repo_id: str, run: Run | None = None) -> U
 
     Raises:
         InvalidInputError: a module that timm did not make, or that reads its images through a normalisation.
-        RecordError: a run of other weights.
+        RecordError: a run of other weights, or of the same weights under another bound.
     """
     model: Any = loaded.model
     if not hasattr(model, "pretrained_cfg"):
@@ -37,6 +39,12 @@ def model_upload(loaded: LoadedModel, repo_id: str, run: Run | None = None) -> U
             f"the record {run.record.id} is of weights with SHA-256 {run.record.model.weights_sha256}, those of "
             f"{loaded.name} have {digest}: evaluate this model, or leave the record out"
         )
+    bound = getattr(model, "lipschitz", None)
+    if run is not None and run.record.model.lipschitz != bound:  # a scaling: another function of the same weights
+        raise RecordError(
+            f"the record {run.record.id} is of a network with Lipschitz bound {run.record.model.lipschitz}, "
+            f"{loaded.name} has {bound}: evaluate this model, or leave the record out"
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(model, folder, _arguments(model), {k: v for k, v in loaded.metadata.items() if k != "format"})
@@ -47,8 +55,15 @@ def model_upload(loaded: LoadedModel, repo_id: str, run: Run | None = None) -> U
 
 def _arguments(model: Any) -> dict[str, Any]:
     """What a network of this package is built with beyond its classes, which timm's configuration has anyway."""
-    names = ("img_size", "lipschitz", "in_chans")
-    return {name: getattr(model, name) for name in names if hasattr(model, name) and hasattr(model, "explicit")}
+    if not isinstance(model, Trunk):
+        return {}
+    family = model.head.family
+    arguments: dict[str, Any] = {"img_size": model.img_size, "in_chans": model.in_chans}
+    if model.lipschitz is not None:
+        arguments |= {"lipschitz": model.lipschitz, "normalized_head": family.classifier is NormalizedLinear}
+    if family.pool_grid is not None:
+        arguments["pool_grid"] = family.pool_grid
+    return arguments
 
 
 def _card(loaded: LoadedModel, repo_id: str, digest: str, run: Run | None) -> str:

@@ -6,6 +6,7 @@ with one bound. At 32x32 the last feature maps have 8x8 pixels, so that the head
 at 28x28 some cells stay empty, at 224x224 each pools 7x7 pixels. Parameters count free parameters with 10 classes.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -27,13 +28,13 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, width: int, **kwargs: Any) -> LipschitzNet:
+def _create(variant: str, pretrained: bool, width: int, pool_grid: int = 8, **kwargs: Any) -> LipschitzNet:
     return build_model_with_cfg(
         LipschitzNet,
         variant,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        family=_EXPLICIT,
+        family=replace(_EXPLICIT, pool_grid=pool_grid),
         stages=((32 * width, 1), (32 * width, 2), (64 * width, 1), (64 * width, 2)),
         hidden=(512 * width, 512 * width),
         **kwargs,
@@ -42,7 +43,7 @@ def _create(variant: str, pretrained: bool, width: int, **kwargs: Any) -> Lipsch
 
 @register_model
 def sandwich_bcop_cnn(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
-    """The small network, 3M parameters."""
+    """The small network, 3M parameters. ``pool_grid``: cells a side, 8 (16 keeps all of a 64x64 image)."""
     return _create("sandwich_bcop_cnn", pretrained, 1, **kwargs)
 
 
