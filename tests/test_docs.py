@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import typer.main
+import yaml
 from cli.calls import call
 
 from timm_lipschitz.cli import app
@@ -116,3 +122,94 @@ def test_commands_parse(page: str, line: str) -> None:
     while hasattr(command, "commands"):
         command = command.commands[arguments.pop(0)]
     command.make_context(line, arguments).close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_of_a_kind_that_is_run(page: str) -> None:
+    fences = re.findall(r"^```(.*)$", PAGES[page], re.MULTILINE)
+    assert fences[1::2] == [""] * (len(fences) // 2)
+    assert set(fences[::2]) <= {"python", "bash", "yaml"}
+
+
+def block(kind: str) -> str:
+    (found,) = re.findall(rf"```{kind}\n(.*?)```", PAGES["evaluating-at-scale.md"], re.DOTALL)
+    return found
+
+
+def parsed(words: list[str]) -> None:
+    """Of a command line that ends in ``-m timm_lipschitz COMMAND ...``."""
+    arguments = words[words.index("timm_lipschitz") + 1 :]
+    assert words[words.index("timm_lipschitz") - 1] == "-m"
+    command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    command.make_context("evaluate", arguments[1:]).close()
+
+
+def test_the_line_for_torchrun_parses() -> None:
+    (line,) = re.findall(r"^ {4}(torchrun .+)$", PAGES["evaluating-at-scale.md"].replace("\\\n", " "), re.MULTILINE)
+    parsed(shlex.split(line))
+
+
+def test_the_script_for_slurm_runs_and_requeues(tmp_path: Path) -> None:
+    """With stand-ins for Slurm and torchrun: once to its end, and once until it is signalled."""
+    stand_ins = {
+        "scontrol": 'if [ "$1" = show ]; then printf "node-7\\nnode-8\\n"; else echo "$@" >> calls; fi',
+        "srun": 'exec "$@"',
+        "torchrun": 'printf "%s\\n" "$@" > words; mv words started; [ -z "$HANG" ] || exec sleep 30',
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "42", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node-[7-8]", "SCRATCH": "/scratch"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
+    (tmp_path / "job").write_text(block("bash"))
+
+    assert subprocess.run(["bash", "job"], cwd=tmp_path, env=environment, timeout=60).returncode == 0
+    words = (tmp_path / "started").read_text().splitlines()
+    assert words[words.index("--rdzv-endpoint") + 1] == "node-7:29500"
+    assert words[words.index("--run-dir") + 1] == "/scratch/runs/cnn"
+    parsed(words)
+    assert not (tmp_path / "calls").exists()
+
+    (tmp_path / "started").unlink()
+    with subprocess.Popen(
+        ["bash", "job"],
+        cwd=tmp_path,
+        env={**environment, "HANG": "1"},
+        start_new_session=True,
+    ) as job:
+        try:
+            until = time.monotonic() + 60
+            while not (tmp_path / "started").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            job.send_signal(signal.SIGUSR1)
+            job.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+    assert (tmp_path / "calls").read_text() == "requeue 42\n"
+
+
+def test_the_kubernetes_job_is_consistent() -> None:
+    service, job = yaml.safe_load_all(block("yaml"))
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    words = [word for argument in container["args"] for word in argument.split("=", 1)]
+    options = dict(argument.split("=", 1) for argument in container["args"] if "=" in argument)
+    assert service["metadata"]["name"] == pod["subdomain"] == job["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert options["--nnodes"] == str(job["spec"]["completions"]) == str(job["spec"]["parallelism"])
+    assert options["--nproc-per-node"] == str(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert options["--rdzv-endpoint"].startswith(f"{job['metadata']['name']}-0.{pod['subdomain']}:")
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert options["--run-dir"].startswith(f"{mount['mountPath']}/")
+    parsed(words)
+
+
+@pytest.mark.parametrize(
+    "line", [line for page in PAGES for line in commands(page) if " certify sandwich" in line and "DIR" not in line]
+)
+def test_lines_that_certify_a_shipped_model_run(line: str) -> None:
+    result = call(*shlex.split(line)[1:], "--limit", "50")
+    assert result.exit_code == 0, result.output
+    assert "certified at" in result.stdout.lower()
