@@ -12,7 +12,7 @@ from records.sample_runs import Sample, sample_run, sample_run_info
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard import add, build, check
 from timm_lipschitz.leaderboard.entries import entry_files
-from timm_lipschitz.records import AttackTable, Examples, read_run
+from timm_lipschitz.records import AttackTable, Examples, Selection, read_run
 
 
 @pytest.fixture
@@ -95,6 +95,18 @@ def test_a_run_of_another_split_is_refused(tmp_path, root, split):
     entry_files(root, "mnist", "other").write(read_bytes(run_dir))
     with pytest.raises(RecordError, match=f"mnist/other: the run is of the split '{split}'"):
         check(root)
+
+
+@pytest.mark.parametrize("part", ["attacked", "evaluated"])
+def test_images_that_somebody_chose_are_refused(tmp_path, part):
+    run = sample_run(attacked=20)
+    if part == "attacked":
+        run = run.with_record(attacked=Selection(kind="listed", count=20))
+    else:
+        chosen = Selection(kind="listed", count=len(run.images))
+        run = run.with_record(dataset=run.record.dataset.model_copy(update={"evaluated": chosen}))
+    with pytest.raises(RecordError, match="images that somebody chose"):
+        add(write(tmp_path / "run", run), tmp_path / "board")
 
 
 def test_a_partial_run_is_refused(tmp_path, root):

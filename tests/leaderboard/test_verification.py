@@ -18,10 +18,10 @@ from timm_lipschitz.certification.certify import Certifier
 from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import CertificateViolation, InvalidInputError, RecordError
 from timm_lipschitz.leaderboard import verification
-from timm_lipschitz.leaderboard.comparison import compare, sign_test
+from timm_lipschitz.leaderboard.comparison import _WEAKER, compare, sign_test
 from timm_lipschitz.leaderboard.verification import Verification, draw_sample, named_model, verify
 from timm_lipschitz.models.loading import LoadedModel
-from timm_lipschitz.records import AttackTable, Run, Status
+from timm_lipschitz.records import AttackTable, Run, Status, TrainingInfo
 
 COUNT = 18
 
@@ -131,6 +131,25 @@ def test_another_margin_or_prediction_is_found(entry: Run, dataset: ImageDataset
 
     (finding,) = again(with_images(correct)(entry), dataset).findings
     assert (finding.image, "prediction" in finding.text) == (wrong, True)
+
+
+def test_a_statement_that_was_not_proved_and_another_training_are_found(entry: Run) -> None:
+    certification = entry.record.certification
+    assert certification is not None
+
+    def claims(**changes: object) -> list[str]:
+        run = replace(entry, record=entry.record.model_copy(update=changes))
+        return [finding.text for finding in compare(run, replace(entry, record=checked), np.arange(COUNT)).findings]
+
+    seed_0, seed_1 = (TrainingInfo(recipe="r", seed=seed, tuned_on="validation") for seed in (0, 1))
+    checked = entry.record.model_copy(update={"training": seed_0})
+    (text,) = claims(certification=certification.model_copy(update={"arithmetic": "float32"}))
+    assert "speak of arithmetic 'float32' in the record, 'real' was measured" in text
+    assert claims(certification=certification.model_copy(update={"arithmetic": _WEAKER})) == []
+    assert claims(training=seed_0) == claims(training=None) == []
+    (text,) = claims(training=seed_1)
+    assert "seed=1" in text
+    assert "the checkpoint says" in text
 
 
 def test_a_split_that_is_said_to_be_smaller_is_found(entry: Run, dataset: ImageDataset) -> None:

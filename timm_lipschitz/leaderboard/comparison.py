@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from timm_lipschitz.records import ImageTable, Record, Run, Status, certified_mask
 from timm_lipschitz.records.certified import l2_per_unit
+from timm_lipschitz.records.schema import Arithmetic
 from timm_lipschitz.threat_model import ThreatModel
 
 __all__ = ["Comparison", "Finding", "compare", "sign_test"]
@@ -34,6 +35,8 @@ MARGIN_TOLERANCE = 1e-6
 MARGIN_TOLERANCE_FLOAT32 = 1e-3
 RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
+
+_WEAKER: Arithmetic = "real, logits rounded to float64"  # of records from before those roundings were counted
 
 # Not the family, which follows from how the model is named.
 _MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
@@ -119,9 +122,14 @@ def _about_the_model(recorded: Record, measured: Record) -> Iterator[Finding]:
     if stated is not None and bound is not None and stated < bound * (1 - RADIUS_TOLERANCE):
         yield Finding(-1, f"Lipschitz bound {stated:.12g} recorded, {bound:.12g} measured")
     if recorded.certification is not None and measured.certification is not None:
+        said, found = recorded.certification.arithmetic, measured.certification.arithmetic
+        if said not in (found, _WEAKER):
+            yield Finding(-1, f"the certificates speak of arithmetic {said!r} in the record, {found!r} was measured")
         hidden = set(measured.certification.asserted) - set(recorded.certification.asserted)
         for module in sorted(hidden):
             yield Finding(-1, f"the bound of {module} is asserted, and the record does not say so")
+    if None not in (recorded.training, measured.training) and recorded.training != measured.training:
+        yield Finding(-1, f"training: {recorded.training} recorded, the checkpoint says {measured.training}")
 
 
 def _lost_certificates(

@@ -55,7 +55,7 @@ def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
 
     Raises:
         RecordError: a damaged or inconsistent run, a record under another name than its own, a partial one, or one of
-            other images than the test split's.
+            another split than the test split, or of chosen images.
     """
     files = entry_files(leaderboards_dir, dataset, record_id)
     try:
@@ -160,6 +160,11 @@ def _refuse_what_is_not_ranked(run: Run) -> None:
     split = run.record.dataset.split
     if split != "test":
         raise RecordError(f"the run is of the split {split!r}: a leaderboard compares on 'test'")
+    attacked = run.record.attacked
+    if "listed" in (run.record.dataset.evaluated.kind, attacked.kind if attacked else ""):
+        raise RecordError(
+            "the run is of images that somebody chose: a leaderboard takes all, or the first of the split"
+        )
     if run.record.status != "complete":
         raise RecordError(f"the run is {run.record.status!r}: finish it (evaluate --resume) before it is published")
 
