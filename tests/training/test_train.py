@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import safetensors
+import timm
 import torch
 
 from timm_lipschitz import certify
 from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteError
 from timm_lipschitz.models import load_model
 from timm_lipschitz.training import RECIPES, Recipe, evaluate_margins, recipe_for, train
-from timm_lipschitz.training.checkpoint import round_parameters
+from timm_lipschitz.training.checkpoint import round_parameters, save_model
 from timm_lipschitz.training.recipes import paper_recipe
 from timm_lipschitz.training.schedules import make_schedule
 
@@ -72,6 +73,16 @@ def test_a_parameter_beyond_half_precision_is_not_stored_there():
     torch.nn.init.constant_(layer.bias, 1e5)
     with pytest.raises(NonFiniteError, match="bias reaches 100000"):
         round_parameters(layer, torch.float16)
+
+
+def test_buffers_are_stored_as_they_are(tmp_path):
+    """They are not free: the running statistics of a batch norm, rounded, are another network than the one returned."""
+    model = timm.create_model("sandwich_mlp", img_size=4)
+    model.register_buffer("statistics", torch.full((3,), 1 / 3))
+    save_model(model, tmp_path, {}, {}, torch.float16)
+    stored = weights(tmp_path)
+    assert stored.pop("statistics").dtype == torch.float32
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
 
 
 def test_same_seed_same_weights_other_seed_other_weights(train_data, validation_data, recipe, tmp_path):

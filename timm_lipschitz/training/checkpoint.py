@@ -38,18 +38,20 @@ def save_model(
     folder: Path,
     model_args: dict[str, Any],
     metadata: dict[str, str],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes ``config.json``, ``model.safetensors`` (free parameters and ``metadata``) and its hash into ``folder``.
 
-    Parameters are written in ``dtype``; those of a model that `round_parameters` has rounded to it lose nothing.
+    Parameters are written in ``dtype``, where one is given; those of a model that `round_parameters` has rounded to it
+    lose nothing. Buffers keep their type.
     """
     from timm.models._hub import save_config_for_hf  # timm exports only the function that pickles as well
 
     folder.mkdir(parents=True, exist_ok=True)
     save_config_for_hf(model, str(folder / "config.json"), model_args=model_args)
+    parameters = dict(model.named_parameters())
     tensors = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        name: tensor.detach().to("cpu", dtype if name in parameters else None).contiguous()
         for name, tensor in model.state_dict().items()
     }
     temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
