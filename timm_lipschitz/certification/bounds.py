@@ -6,6 +6,7 @@ stored float64 operators miss of orthonormality is measured and counted.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..errors import NotCertifiableError
 from ..layers import Activation, Affine, Bounded, Dense, Operator, Residual, Sandwich, Step, multiply
-from ..layers.operators import power_of_two, product_error
+from ..layers.operators import product_error, product_up, row_norms, slack
 from ..layers.steps import in_shape, out_shape
 
 __all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
@@ -91,45 +92,35 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
 
     error = product_error(tail) if len(tail) > 1 else 0.0  # of the rows, each and all of them
     bounds = [step_bound(step) for step in body]
-    backbone = _product(bounds)
+    backbone = product_up(bounds)
     rows = last.matrix.flatten(1)
-    pairs = backbone * (torch.stack([_row_norms(row - rows) for row in rows]) + math.sqrt(2) * error)  # (K, K)
+    distances = torch.stack([row_norms(row - rows, roundings=1) for row in rows]) + math.sqrt(2) * error  # (K, K)
+    pairs = backbone * distances
     if body and isinstance(body[-1], Sandwich):
         # B is a part of [A B], whose squared norm is the step's bound
         norm = min(body[-1].b.norm_bound(), math.nextafter(math.sqrt(bounds[-1]), math.inf))
         through = _pair_norms_through(body[-1], rows, last.in_shape) + 1.5 * error  # ||A|| is next to 1
-        pairs = torch.minimum(pairs, 2 * _product(bounds[:-1]) * norm * through)
-    pairs = pairs * (1 + 1e-14 * (len(steps) + 2))  # every product and norm above rounds by less than this
-    return NetworkBound(backbone, backbone * (last.norm_bound() + error) * (1 + 1e-14), pairs.cpu())
+        pairs = torch.minimum(pairs, product_up([2, *bounds[:-1], norm]) * through)
+    pairs = (pairs * slack(8)).clamp_min(sys.float_info.min)  # what is subnormal rounds by more, or counts as zero
+    pairs = torch.where(distances == 0, 0.0, pairs)
+    return NetworkBound(backbone, product_up([backbone, (last.norm_bound() + error) * slack(1)]), pairs.cpu())
 
 
 def _pair_norms_through(sandwich: Sandwich, rows: Tensor, in_shape: tuple[int, ...]) -> Tensor:
     """``||(w_i - w_j) A^T||`` for rows (K, p) on the sandwich's outputs, (K, K), rounded up.
 
-    Infinite where there is no cheap product.
+    Infinite where there is no cheap product. The product is off by what `product_error` says of its two factors, a row
+    by no more than all of them together: for a matrix A ``gamma_n |w_i - w_j| |A^T|``, n its features, and for a
+    response what its transforms and the sums at each frequency round. It is as large as w_i - w_j and A, however
+    little is left of their product. That the differences are rounded themselves is one more rounding of their entries,
+    of the 16 that `product_error` counts for scalings, of which there are none here.
     """
+    back = sandwich.a.transposed()
     norms = []
     for row in rows:
-        differences = row - rows
-        through = sandwich.a.transposed().then(Dense(differences, in_shape))
+        differences = Dense(row - rows, in_shape)
+        through = back.then(differences)
         if len(through) != 1 or not isinstance(through[0], Dense):
             return torch.full([len(rows), len(rows)], torch.inf, dtype=rows.dtype, device=rows.device)
-        # the product's own rounding is as large as w_i - w_j and A, however small what is left of their product
-        rounding = _row_norms(differences) * (rows.shape[1] ** 1.5 * 2.0**-51)
-        norms.append(_row_norms(through[0].matrix) + rounding)
+        norms.append((row_norms(through[0].matrix) + product_error([back, differences])) * slack(1))
     return torch.stack(norms)
-
-
-def _product(factors: Sequence[float]) -> float:
-    return math.prod(factors) * (1 + len(factors) * 2.0**-52)
-
-
-def _row_norms(rows: Tensor) -> Tensor:
-    """Euclidean norms over the last dimension, rounded up; 0 for a row of zeros."""
-    largest = float(rows.abs().max())
-    if largest == 0 or not math.isfinite(largest):
-        return rows.abs().amax(dim=-1)
-    scale = power_of_two(largest)  # squares of small entries would vanish
-    norms = torch.linalg.vector_norm(rows * (1 / scale), dim=-1) * (1 + (rows.shape[-1] + 4) * 2.0**-53) + 2.0**-500
-    norms = torch.nextafter(norms * scale, torch.full_like(norms, torch.inf))
-    return torch.where((rows == 0).all(dim=-1), 0.0, norms)

@@ -31,6 +31,7 @@ from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
 from ..folding import explicit_steps, input_shape
 from ..layers.folded import FoldedConvolution, FoldedPointwise
 from ..layers.full_float32 import full_float32
+from ..layers.operators import slack
 from ..layers.segments import Segment, segments
 from ..layers.sequential import IMAGES_AT_ONCE
 from .bounds import asserted_modules, network_bound
@@ -198,7 +199,7 @@ class Certifier:
         if self._in_ball is not None:
             constant, slope = self._in_ball.over_ball(exact, radius)
             constant, slope = constant * math.sqrt(2), slope * math.sqrt(2)
-            _, radius = radii(logits, target, self._bound.pairs + slope, error + constant)
+            _, radius = radii(logits, target, (self._bound.pairs + slope) * slack(2), error + constant)
             margin = _margins(executed, target)
             radius = torch.where(margin > 0, radius, torch.zeros_like(radius))
             ball_error = constant + slope * radius
@@ -218,7 +219,7 @@ class Certifier:
         radius = torch.zeros_like(found.radius) if self._in_ball is None else found.radius
         with full_float32(self._device):
             exact = [sizes.cpu() for sizes in self._run(images.to(self._device))[3:]]
-        shares = rounding.shares(exact, radius).amax(dim=1) * math.sqrt(2) * (1 + 1e-9)
+        shares = rounding.shares(exact, radius).amax(dim=1) * math.sqrt(2) * slack(4)
         return tuple(
             SegmentError(*operation, share) for operation, share in zip(self._operations, shares.tolist(), strict=True)
         )

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from ..layers import Bounded, Residual, Sandwich, Step
 from ..layers.activations import make_activation
-from ..layers.operators import Dense, gamma, modulus_norm, product_error
+from ..layers.operators import Dense, gamma, modulus_norm, product_error, product_up, row_norms, slack
 from ..layers.segments import Segment, segments
 from .bounds import step_bound
 
@@ -122,18 +122,25 @@ class SegmentRounding:
 
     def sizes(self, h: Tensor) -> Tensor:
         """``||h||`` and ``|| |W| |h| ||`` (B, 2) of the segment's weighted input, rounded up; 0 without a matrix."""
-        norm = norms(h)
-        through = torch.zeros_like(norm) if self.moduli is None else norms(h.flatten(1).abs() @ self.moduli)
-        return torch.stack([norm, torch.minimum(through, self.absolute * norm)], dim=1)
+        norm = norms(h, roundings=1)  # by Psi
+        if self.moduli is None:
+            return torch.stack([norm, torch.zeros_like(norm)], dim=1)
+        through = norms(h.flatten(1).abs() @ self.moduli, roundings=len(self.moduli) + 1)
+        return torch.stack([norm, torch.minimum(through, self.absolute * norm * slack(1))], dim=1)
 
     def executed(self, sizes: Tensor) -> Tensor:
         """``d_k`` (B,) without its constant part, for inputs of these ``sizes``."""
         return self.relative * sizes[:, 0] + self.summation * sizes[:, 1]
 
 
-def norms(x: Tensor) -> Tensor:
-    """Euclidean norms (B,) of samples (B, ...), rounded up (sums of fewer than a million squares)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1) * (1 + 1e-9) + 1e-150
+def norms(x: Tensor, roundings: int = 0) -> Tensor:
+    """Euclidean norms (B,) of samples (B, ...), rounded up; ``roundings`` is how often the entries were rounded.
+
+    Without the scaling of `row_norms`: an entry whose square underflows is below 2^-511.
+    """
+    x = x.flatten(1)
+    terms = x.shape[1]
+    return torch.linalg.vector_norm(x, dim=1) * slack(terms + roundings + 2) + math.sqrt(terms) * 2.0**-510
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,11 @@ class NetworkRounding:
 
     precision: Precision
     parts: tuple[SegmentRounding, ...]
+
+    @property
+    def margin(self) -> float:
+        """For bounds that are passed on from segment to segment: none rounds as often as 32 times in one of them."""
+        return slack(32 * (len(self.parts) + 1))
 
     def at(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Bounds at images, from what was computed there.
@@ -159,7 +171,7 @@ class NetworkRounding:
             exact.append(self._grown(index + 1, out, part.enter * part.between * carried + local))
             carried = part.whole * part.between * carried + part.leave * local
             fits &= part.growth * (into[:, 0] + part.offset) < self.precision.limit
-        return torch.where(fits, carried * (1 + 1e-9), torch.inf), exact
+        return torch.where(fits, carried * self.margin, torch.inf), exact
 
     def over_ball(self, exact: Sequence[Tensor], largest_radius: Tensor) -> tuple[Tensor, float]:
         """``(a, b)``: ``||g(x') - f(x')|| <= a + b r`` for all ``||x' - x|| <= r <= largest_radius``; a (B,).
@@ -173,7 +185,7 @@ class NetworkRounding:
         for part, norm, slope in zip(self.parts, at_image, slopes, strict=True):
             largest = norm + slope.to(norm.device) * largest_radius + part.offset
             fits &= part.growth * largest < self.precision.limit
-        return torch.where(fits, a * (1 + 1e-9), torch.inf), float(b) * (1 + 1e-9)
+        return torch.where(fits, a * self.margin, torch.inf), float(b) * self.margin
 
     def without_moduli(self) -> "NetworkRounding":
         """The same without what `SegmentRounding.sizes` alone needs, as large as the weights."""
@@ -224,14 +236,15 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
     bounds = [step_bound(step) for step in steps]
     parts: list[SegmentRounding] = []
     start, link, weight = 0, 1.0, None  # what the segment before left behind
+    reached = 1.0  # the product of bounds[:start]
     local: dict[str, Any]
     for segment in plain:
         step = steps[segment.step]
         whole = bounds[segment.step] if segment.step >= start else 1.0  # the A^T of the step before may stand alone
         enter = math.sqrt(2 * whole) * (1 + 1e-15) if segment.inside else whole
         leave = enter if segment.inside else 1.0
-        between = math.prod(bounds[start : segment.step]) * (1 + 1e-12)
-        before = math.prod(bounds[:start]) * between * enter * (1 + 1e-12)
+        between = product_up(bounds[start : segment.step])
+        before = product_up([reached, between, enter])
         own_weight = None
         if segment.inside and isinstance(step, Sandwich) and step.log_scale is not None:
             own_weight = torch.exp(step.log_scale)
@@ -240,9 +253,10 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
         elif isinstance(step, Residual) and segment.branch:
             local = _local_of_residual(step, segment, precision)
         else:
-            local = _local(segment, link * between * enter, precision, weight, own_weight)
+            local = _local(segment, product_up([link, between, enter]), precision, weight, own_weight)
         local |= {"between": between, "enter": enter, "leave": leave, "whole": whole, "before": before}
         parts.append(SegmentRounding(own_weight, **local))
+        reached = product_up([reached, *bounds[start : segment.step + 1]])
         start, link, weight = segment.step + 1, leave, own_weight
     return NetworkRounding(precision, tuple(parts))
 
@@ -256,25 +270,26 @@ def _local(
     """
     unit, operators = precision.unit, segment.operators
     execution, size = 0.0, 1.0
+    up = slack(8 * len(operators) + 16)
     by_entry: dict[str, Any] = {}
     if len(operators) == 1 and isinstance(operator := operators[0], Dense):
         by_entry = {
             "moduli": operator.matrix.abs().mT,
-            "summation": gamma(operator.roundings + 2, unit) * (1 + 1e-6),
+            "summation": gamma(operator.roundings + 2, unit),
             "absolute": modulus_norm(operator.matrix),
         }
     else:
         for operator in operators:
             one = norm if len(operators) == 1 else operator.norm_bound()
-            execution = one * execution + operator.rounding(unit, one) * (size + execution)
-            size *= one
+            execution = one * execution + product_up([operator.rounding(unit, one), size + execution])
+            size = product_up([size, one])
     folding = product_error(segment.factors)
     channels, *image = operators[-1].out_shape
     psi = torch.ones(channels, dtype=torch.float64) if behind is None else behind.cpu()
     largest, smallest = float(psi.max().clamp_min(1)), float(psi.min().clamp_max(1))
     smallest_before = 1.0 if before is None else float(before.min().clamp_max(1))
-    pixels = math.sqrt(math.prod(image)) * (1 + 1e-9)
-    bias = 0.0 if segment.bias is None else pixels * float((psi * segment.bias.cpu()).norm())
+    pixels = math.sqrt(math.prod(image)) * slack(1)
+    bias = 0.0 if segment.bias is None else pixels * float(row_norms(psi * segment.bias.cpu(), roundings=1)) * slack(1)
     terms = sum(operator.terms for operator in operators) + 64
     added = operators[-1].roundings + 4  # to the bias, which may come first in every sum
     entries = math.prod(operators[0].in_shape) + math.prod(operators[-1].out_shape)
@@ -282,13 +297,15 @@ def _local(
     tiny = precision.tiny * largest * entries
     active_relative, active_absolute = ACTIVATION_ERRORS.get(segment.activation or "identity", (0.0, 0.0))
     step = SOFTPLUS_STEP if segment.activation == "softplus" else 0.0
-    active_constant = (active_absolute * unit + step) * pixels * float(psi.norm()) + (tiny if active_relative else 0.0)
+    active_constant = (active_absolute * unit + step) * pixels * float(row_norms(psi)) + (
+        tiny if active_relative else 0.0
+    )
     return {
         # weights in float64 differ from the exact ones by `folding`: so do their moduli, of which gamma <= 1/2 is taken
-        "relative": (execution + 2 * folding) * (1 + 1e-6) + tiny / smallest_before,
-        "constant": gamma(added, unit) * bias + tiny * terms * moduli,
+        "relative": (execution + 2 * folding + tiny / smallest_before) * up,
+        "constant": (gamma(added, unit) * bias + tiny * terms * moduli) * up,
         "active_relative": active_relative * unit,
-        "active_constant": active_constant,
+        "active_constant": active_constant * up,
         # sums of all entries, weights with their scales, transforms that are not normalised
         "growth": moduli * entries * largest / (smallest * smallest_before),
         "offset": bias + 1.0,
@@ -318,9 +335,10 @@ def _local_of_residual(step: Residual, segment: Segment, precision: Precision) -
     u = (2.02 * norm * z[0], 2.02 * norm * z[1] + outer["constant"])
     added = (precision.unit * 1.01 * (u[0] + 1), precision.unit * 1.01 * u[1])
     found = [2 * norm * off[k] + _relative(outer) * z[k] + added[k] for k in (0, 1)]
+    up = slack(64)
     return {
-        "relative": found[0] * (1 + 1e-9),
-        "constant": (found[1] + outer["constant"] + precision.tiny * math.prod(step.m.in_shape)) * (1 + 1e-9),
+        "relative": found[0] * up,
+        "constant": (found[1] + outer["constant"] + precision.tiny * math.prod(step.m.in_shape)) * up,
         "active_relative": 0.0,
         "active_constant": 0.0,
         "growth": (1 + inner["growth"]) * (1 + outer["growth"]),

@@ -14,9 +14,9 @@ from .pointwise import Pointwise
 from .pooling import Pooling
 from .product import multiply, product_error
 from .rearrangement import Flattening, SpaceToDepth
-from .rounding import gamma, modulus_norm
+from .rounding import gamma, modulus_norm, product_up, row_norms, slack
 from .scaling import Scaling
-from .spectral import convolution_bound, power_of_two, spectral_bound
+from .spectral import convolution_bound, spectral_bound
 from .strided import StridedConvolution
 
 __all__ = [
@@ -37,7 +37,9 @@ __all__ = [
     "gamma",
     "modulus_norm",
     "multiply",
-    "power_of_two",
     "product_error",
+    "product_up",
+    "row_norms",
+    "slack",
     "spectral_bound",
 ]

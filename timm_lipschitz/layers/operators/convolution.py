@@ -74,7 +74,8 @@ class Convolution(MatrixOperator):
         return self.kernel[0].numel()
 
     def absolute_norm(self) -> float:
-        return modulus_norm(self.kernel.abs().sum(dim=(2, 3)))  # a kernel without negative taps: most at frequency 0
+        taps = self.kernel[0, 0].numel()
+        return modulus_norm(self.kernel.abs().sum(dim=(2, 3)), taps)  # without negative taps: most at frequency 0
 
     def then(self, outer: Operator) -> list[Operator]:
         if isinstance(outer, Pointwise):

@@ -12,7 +12,7 @@ from ...errors import InvalidInputError
 from ..folded import FoldedDense, sum_length
 from ..layout import flatten_samples
 from .base import MatrixOperator, Operator, Shape, column, plus
-from .rounding import gamma, modulus_norm
+from .rounding import gamma, modulus_norm, row_norms
 from .spectral import dominance_bound, spectral_bound
 
 __all__ = ["Dense"]
@@ -67,7 +67,7 @@ class Dense(MatrixOperator):
 
     def absolute_norm(self) -> float:
         # the Frobenius norm: products may apply the other operator to each row (`after`)
-        return float(torch.linalg.matrix_norm(self.matrix)) * (1 + 1e-9)
+        return float(row_norms(self.matrix.flatten()))
 
     def rounding(self, unit: float, norm: float) -> float:
         return gamma(self.roundings + 2, unit) * modulus_norm(self.matrix)

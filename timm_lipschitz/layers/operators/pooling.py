@@ -11,6 +11,7 @@ from ..cells import cell_matrix
 from ..folded import FoldedPooling
 from .base import Operator, Shape, plus
 from .pointwise import Pointwise
+from .rounding import product_up
 from .spectral import spectral_bound
 
 __all__ = ["Pooling"]
@@ -40,7 +41,7 @@ class Pooling(Operator):
 
     def norm_bound(self) -> float:
         rows, columns = self.matrices(torch.device("cpu"))
-        return spectral_bound(rows[None]) * spectral_bound(columns[None]) * (1 + 2.0**-52)
+        return product_up([spectral_bound(rows[None]), spectral_bound(columns[None])])
 
     @property
     def terms(self) -> int:

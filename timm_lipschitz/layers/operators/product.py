@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 
 from .base import Operator
-from .rounding import gamma
+from .rounding import UNIT, gamma, product_up, slack
 from .scaling import Scaling
-from .spectral import UNIT
 
 __all__ = ["multiply", "product_error"]
 
@@ -35,13 +34,17 @@ def product_error(operators: Sequence[Operator]) -> float:
     move or scale entries, or commute. Whoever meets whom, m operators meet m - 1 times, as the edges of a tree; each
     edge counted as the end that is farther from the operator with the most terms, all the other operators' terms
     bound the sum. Operators may add to that (`Operator.product_rounding`).
+
+    What underflows is 2^-1022 at most in every product of two entries; with E above the terms of any sum and the rows
+    and columns of any matrix, E^4 of them meet in a product of two operators, which the others then multiply.
     """
     norms = [operator.absolute_norm() for operator in operators]
     errors = [operator.product_rounding(norm) for operator, norm in zip(operators, norms, strict=True)]
     all_terms = [operator.terms for operator in operators]
     terms = sum(all_terms) - max(all_terms) + 8 * len(operators)
-    together = [norm + error for norm, error in zip(norms, errors, strict=True)]
-    shares = (
-        error * math.prod(together[:k]) * math.prod(together[k + 1 :]) for k, error in enumerate(errors) if error > 0
-    )
-    return (gamma(terms, UNIT) * math.prod(together) + sum(shares)) * (1 + 1e-9)
+    together = [(norm + error) * slack(1) for norm, error in zip(norms, errors, strict=True)]
+    sums = product_up([gamma(terms, UNIT), *together])
+    shares = [product_up([error, *together[:k], *together[k + 1 :]]) for k, error in enumerate(errors) if error > 0]
+    size = sum(all_terms) + sum(math.prod(operator.in_shape) + math.prod(operator.out_shape) for operator in operators)
+    underflow = product_up([2.0**-1020, 2 * len(operators), size**4, *((1 + norm) * slack(1) for norm in together)])
+    return (sums + sum(shares) + underflow) * slack(len(shares) + 2)

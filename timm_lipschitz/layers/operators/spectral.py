@@ -12,9 +12,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-__all__ = ["convolution_bound", "dominance_bound", "power_of_two", "spectral_bound"]
+from .rounding import UNIT, gamma, power_of_two, slack
 
-UNIT = 2.0**-53
+__all__ = ["convolution_bound", "dominance_bound", "spectral_bound"]
+
 COLUMNS_AT_ONCE = 512  # a product in blocks sums fewer terms in a row, and its bound is as much smaller
 ROWS_AT_ONCE = 256
 LARGEST_CACHE = 4096
@@ -65,7 +66,7 @@ def _spectral_bound(blocks: Tensor) -> float:
     centre = squares.mean(dim=-1)
     eye = torch.eye(q, dtype=gram.dtype, device=gram.device)
     unit = UNIT * (4 if blocks.is_complex() else 1)
-    rounding = q * (terms + 3) * unit * squares.amax(dim=-1) + _TINY
+    rounding = q * gamma(terms + 3, unit) * slack(4 * terms) * squares.amax(dim=-1) + _TINY
     defect = torch.linalg.matrix_norm(gram - centre[:, None, None] * eye) * (1 + (q * q + 8) * unit)
     loose = defect > 1e-9 * centre
     largest = centre + defect
@@ -125,7 +126,7 @@ def convolution_bound(kernel: Tensor) -> float:
         tighter = spectral_bound(gram[None]) + 2 * sum(spectral_bound(lag[None]) for lag in lags)
         of_columns = _moduli_bound(*_autocorrelation(kernel.transpose(0, 1)))
         largest = largest.clamp(max=min(tighter, _moduli_bound(gram, lags), of_columns))
-    rounding = (max(p, q) * k * l + 3) * UNIT * kernel.abs().sum(dim=(2, 3)).square().sum() + _TINY
+    rounding = gamma(max(p, q) * k * l + 3, UNIT) * _modulus_square(kernel) + _TINY
     largest = (largest + rounding) * (1 + (q * q + 4 * k * l + 8) * UNIT)  # the norms' and the sums' own rounding
     return _root_up(float(largest), unscaled)
 
@@ -145,6 +146,12 @@ def _autocorrelation(kernel: Tensor) -> tuple[Tensor, list[Tensor]]:
 
     half_plane = [(i, j) for i in range(k) for j in range(1 - l, l) if (i, j) > (0, 0)]
     return correlate(0, 0), [correlate(i, j) for i, j in half_plane]
+
+
+def _modulus_square(kernel: Tensor) -> float:
+    """``|| sum_s |K[s]| ||_F^2``, rounded up; entries are near 1."""
+    q, p, k, l = kernel.shape  # noqa: E741
+    return float(kernel.abs().sum(dim=(2, 3)).square().sum()) * slack(q * p + 2 * k * l)
 
 
 def _moduli_bound(gram: Tensor, lags: list[Tensor]) -> float:
@@ -181,7 +188,7 @@ def _dominance_bound(kernel: Tensor, y: Tensor) -> float:
     unscaled = power_of_two(largest_entry)
     kernel = kernel * (1 / unscaled)
     gram, lags = _autocorrelation(kernel)
-    rounding = (kernel[0].numel() + 3) * UNIT * float(kernel.abs().sum(dim=(2, 3)).square().sum()) * (1 + 1e-9) + _TINY
+    rounding = gamma(kernel[0].numel() + 3, UNIT) * _modulus_square(kernel) + _TINY
     return _root_up((_largest_ratio(_moduli(gram, lags), y, len(lags)) + rounding) * (1 + 2 * UNIT), unscaled)
 
 
@@ -198,11 +205,6 @@ def _largest_ratio(moduli: Tensor, y: Tensor, lags: int) -> float:
     """
     y = (y / y.max()).clamp_min(2.0**-400)
     return float(((moduli @ y) / y).max()) * (1 + (3 * len(moduli) + 2 * lags + 60) * UNIT)
-
-
-def power_of_two(largest_entry: float) -> float:
-    """A scale that division by is exact: entries come near 1, where squares neither overflow nor vanish."""
-    return math.ldexp(1.0, max(math.frexp(largest_entry)[1] - 1, -1000))
 
 
 def _verified_eigenvalue(gram: Tensor, eye: Tensor, unit: float) -> Tensor:

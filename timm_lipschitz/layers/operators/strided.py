@@ -69,7 +69,8 @@ class StridedConvolution(Operator):
         return self.kernel[0].numel()
 
     def absolute_norm(self) -> float:
-        return modulus_norm(self._unstrided().abs().sum(dim=(2, 3)))
+        kernel = self._unstrided()
+        return modulus_norm(kernel.abs().sum(dim=(2, 3)), roundings=kernel[0, 0].numel())
 
     def scaled(self, out_scale: float, in_scale: float = 1.0) -> StridedConvolution:
         """``out_scale W in_scale``."""
