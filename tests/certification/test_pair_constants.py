@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import pytest
@@ -53,7 +54,7 @@ def test_differences_through_a_matrix_in_rational_arithmetic(q: int, p: int, see
         assert float(found[i, j]) <= close + 1e-11 * float(rows.abs().max())
 
 
-def response(operator: Circulant, u: int, v: int) -> list[list[mpmath.mpc]]:
+def response(operator: Circulant, u: int, v: int) -> list[list[Any]]:
     """At any frequency: as given in the half plane, where at real rows the first half says the other."""
     height, width = operator.size
     rows = operator.spectrum.unflatten(0, [height // 2 + 1, width])
@@ -63,7 +64,7 @@ def response(operator: Circulant, u: int, v: int) -> list[list[mpmath.mpc]]:
     return [[mpmath.mpc(entry.real, 0 if alone else entry.imag) for entry in row] for row in entries.tolist()]
 
 
-def norm_through_response(operator: Circulant, difference: list[Fraction]) -> mpmath.mpf:
+def norm_through_response(operator: Circulant, difference: list[Fraction]) -> Any:
     """``||A d||`` by Parseval's theorem, to 50 digits."""
     (height, width), channels = operator.size, operator.in_shape[0]
     values = [mpmath.mpf(d.numerator) / d.denominator for d in difference]

@@ -41,6 +41,7 @@ from timm_lipschitz.layers import (
 )
 from timm_lipschitz.layers.folded import sum_length
 from timm_lipschitz.layers.fourier import kernel_spectrum
+from timm_lipschitz.layers.full_float32 import full_float32
 from timm_lipschitz.layers.operators import product_error
 from timm_lipschitz.layers.segments import segments
 
@@ -504,6 +505,14 @@ def test_settings_of_precision_play_no_part_and_are_put_back(mixed: bool) -> Non
     assert flags["TF32 in matrix products"] == ("off" if mixed else "on")
     assert torch.equal(found.margin, expected.margin)
     assert torch.equal(found.radius, expected.radius)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_convolution_is_transformed_first(enabled: bool) -> None:
+    with torch.backends.nnpack.flags(enabled=enabled):
+        with full_float32(torch.device("cpu")):
+            assert not torch._C._get_nnpack_enabled()
+        assert torch._C._get_nnpack_enabled() == enabled
 
 
 def test_depth_does_not_blow_the_bound_up() -> None:

@@ -27,6 +27,9 @@ def tf32_settings() -> tuple[bool, bool]:
 def full_float32(device: torch.device) -> Iterator[None]:
     """Autocast off on ``device``, and matrix products and convolutions in IEEE float32: no TF32, no bfloat16.
 
+    Nor NNPACK, which torch takes for convolutions where there is no oneDNN, and which may transform them first: that
+    rounds otherwise than sums of products do.
+
     Both of torch's settings are written: the one for each backend, and the older global one, whose getter raises when
     the two disagree.
     """
@@ -47,7 +50,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
         backends.cudnn.allow_tf32 = False
         for unit in units:
             unit.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
+        with torch.backends.nnpack.flags(enabled=False), torch.autocast(device.type, enabled=False):
             yield
     finally:
         if matmul is not None:
