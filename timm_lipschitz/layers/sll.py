@@ -15,7 +15,7 @@ from .operators import Dense, MatrixOperator
 from .precision import promote
 from .sandwich_linear import check_sizes
 
-__all__ = ["SLLLinear", "residual_step"]
+__all__ = ["SLLLinear", "residual_step", "twice_inverse"]
 
 
 def _dominance(weight: Tensor, log_q: Tensor) -> Tensor:
@@ -33,6 +33,11 @@ def dominance(weight: Tensor, log_q: Tensor) -> Tensor:
         return _dominance(weight, log_q)
     with torch.autocast(weight.device.type, enabled=False):
         return _dominance(weight, log_q)
+
+
+def twice_inverse(t: Tensor) -> Tensor:
+    """``2 T^-1`` for a diagonal T; 0 where T is, for rows of zeros."""
+    return torch.where(t > 0, 2.0 / torch.where(t > 0, t, torch.ones_like(t)), torch.zeros_like(t))
 
 
 def residual_step(layer: Any, w: MatrixOperator, t: Tensor) -> Residual:
@@ -89,7 +94,7 @@ class SLLLinear(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t = dominance(self.weight, self.log_q)
-        scale = torch.where(t > 0, 2.0 / torch.where(t > 0, t, torch.ones_like(t)), torch.zeros_like(t)).to(x.dtype)
+        scale = twice_inverse(t).to(x.dtype)
         w = self.weight.to(x.dtype)
         z = self.act(F.linear(x, w, self.bias.to(x.dtype)))
         return x - torch.matmul(z * scale, w)

@@ -20,7 +20,7 @@ from .fusing import Fusible
 from .operators import Convolution, Pointwise
 from .precision import promote
 from .sandwich_linear import check_sizes
-from .sll import residual_step
+from .sll import residual_step, twice_inverse
 
 __all__ = ["PadChannels", "SLLConv2d"]
 
@@ -89,7 +89,7 @@ class SLLConv2d(Fusible, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t = kernel_dominance(self.weight, self.log_q)
-        scale = torch.where(t > 0, 2.0 / torch.where(t > 0, t, torch.ones_like(t)), torch.zeros_like(t)).to(x.dtype)
+        scale = twice_inverse(t).to(x.dtype)
         w, origin = self.weight.to(x.dtype), (self.kernel_size - 1) // 2
         z = self.act(convolve(x, w, self.bias.to(x.dtype), 1, origin, False))
         w = adjoint_kernel(w * scale[:, None, None, None])
