@@ -83,6 +83,7 @@ def test_without_attacks_there_is_no_attacked_figure():
         ({}, {3: 0.5}, "not broken has a distance within eps: image 3"),
         ({}, {1: 0.9}, "not broken has a distance within eps: image 1"),
         ({}, {2: 0.74}, "an adversarial example inside the certified radius: image 2"),
+        ({}, {1: 1.2}, "an adversarial example inside the certified radius: image 1, status 'certified'"),
     ],
 )
 def test_a_broken_order_is_refused(status, distance, message):
