@@ -25,12 +25,13 @@ def fake_attack(*returns: Returns, kind: Kind = "fixed-eps") -> NamedAttack:
     return NamedAttack("fake", NORMS, kind, lambda problem: Plan("tests", "1", sub_attacks))
 
 
-def querying_attack(point: Callable[[Tensor], Tensor]) -> NamedAttack:
-    """Asks the model about ``point(images)`` once and returns the images."""
+def querying_attack(*points: Callable[[Tensor], Tensor]) -> NamedAttack:
+    """Asks the model about each of ``points(images)`` once and returns the images."""
 
     def start(model: nn.Module, device: torch.device):
         def perturb(images: Tensor, labels: Tensor, seed: int) -> Tensor:
-            model(point(images))
+            for point in points:
+                model(point(images))
             return images
 
         return perturb

@@ -1,5 +1,7 @@
 """The closest adversarial query counts, whether the attack returns it or not."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from attacks.faulty import fake_attack, querying_attack
@@ -60,7 +62,8 @@ def test_rows_in_any_order_and_number_against_a_loop(norm, rows):
     threat_model = ThreatModel.parse(f"{norm}:1")
     closest = ClosestQueries(images, labels, threat_model)
     generator = torch.Generator().manual_seed(1)
-    expected = torch.full((6,), torch.inf, dtype=torch.float64)
+    expected = {name: torch.full((6,), torch.inf, dtype=torch.float64) for name in closest.kept}
+    assert set(expected) == {norm, "l2"}
     for _ in range(40):
         owner = {"shuffled": torch.randperm(6, generator=generator), "some": torch.tensor([4, 1])}.get(
             rows, torch.arange(12) % 6
@@ -72,14 +75,44 @@ def test_rows_in_any_order_and_number_against_a_loop(norm, rows):
         for row, image in enumerate(owner.tolist()):
             nearest = int((images - queries[row]).flatten(1).norm(dim=1).argmin())
             if nearest == image and int(logits[row].argmax()) != int(labels[image]):
-                distance = threat_model.distance((queries[row] - images[image])[None])[0]
-                expected[image] = min(expected[image], distance)
-    assert int(expected.isfinite().sum()) >= 2
-    torch.testing.assert_close(closest.distance.double(), expected, rtol=1e-5, atol=0)
-    found = expected.isfinite()
-    torch.testing.assert_close(
-        threat_model.distance(closest.points - images)[found], expected[found], rtol=1e-5, atol=0
-    )
+                for name, distances in expected.items():
+                    distance = ThreatModel(name, Fraction(1)).distance((queries[row] - images[image])[None])[0]
+                    distances[image] = min(distances[image], distance)
+    for name, distances in expected.items():
+        kept, found = closest.kept[name], distances.isfinite()
+        assert int(found.sum()) >= 2
+        torch.testing.assert_close(kept.distance.double(), distances, rtol=1e-5, atol=0)
+        measured = ThreatModel(name, Fraction(1)).distance(kept.points - images)
+        torch.testing.assert_close(measured[found], distances[found], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_under_another_norm_the_closest_in_l2_is_kept_too(returned):
+    """Of two adversarial points one is closer in L-infinity, the other, a few pixels far, in L2."""
+    model, images = Linear(3), grey_images(1)
+    labels = predicted(model, images)
+    weight = model.linear.weight.detach()
+    towards = model(images).topk(2, dim=1).indices[:, 1]
+    gradient = (weight[towards] - weight[labels]).view_as(images)
+    steep = gradient.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
+
+    def just_beyond(direction):
+        gap = model(images).gather(1, labels[:, None]) - model(images).gather(1, towards[:, None])
+        slope = (gradient * direction).flatten(1).sum(dim=1, keepdim=True)
+        return (images + 1.05 * (gap / slope).view(-1, 1, 1, 1) * direction).detach()
+
+    flat, straight = just_beyond(gradient.sign()), just_beyond(gradient / steep)
+    if returned:
+        attack = fake_attack(lambda x, y: flat, lambda x, y: straight, kind="minimal-norm")
+    else:
+        attack = querying_attack(lambda x: flat, lambda x: straight)
+    result = run_attack(model, images, labels, ThreatModel.parse("linf:0.9"), attack, seed=0)
+    assert torch.equal(result.adversarial, flat)
+    assert result.adversarial_l2 is not None
+    assert torch.equal(result.adversarial_l2, straight)
+    in_l2 = run_attack(model, images, labels, ThreatModel.parse("l2:9"), attack, seed=0)
+    assert torch.equal(in_l2.adversarial, straight)
+    assert in_l2.adversarial_l2 is None
 
 
 def test_both_ways_of_keeping_agree():
@@ -95,5 +128,6 @@ def test_both_ways_of_keeping_agree():
         first.see(queries, logits)
         second._look_up(queries)
         second._keep(queries, second._owner, logits.argmax(1) != second._owner_labels)
-    assert torch.equal(first.distance, second.distance)
-    assert torch.equal(first.points, second.points)
+    for name, kept in first.kept.items():
+        assert torch.equal(kept.distance, second.kept[name].distance)
+        assert torch.equal(kept.points, second.kept[name].points)

@@ -2,21 +2,54 @@
 
 An attack that minimises something else passes adversarial points on its way that are closer than the one it ends with
 (AttackBench, Cinà et al. 2024, measures attacks by them). They bound the robust radius from above, and are tested again
-like any other point.
+like any other point. Certified radii are L2, so under another norm the closest in L2 is kept beside the closest.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from timm_lipschitz.threat_model import ThreatModel
+from timm_lipschitz.threat_model import Norm, ThreatModel
 
 _NORMS = {
     "l1": lambda delta: delta.abs().sum(dim=1),
     "l2": lambda delta: delta.square().sum(dim=1).sqrt(),
     "linf": lambda delta: delta.abs().amax(dim=1),
 }
+
+
+@dataclass(eq=False)
+class Closest:
+    """The closest adversarial query of each of B images in a norm.
+
+    Attributes:
+        points: (B, C, H, W), that query; the image itself where there is none.
+        distance: (B,), its distance as computed in float32; infinite where there is none.
+    """
+
+    points: Tensor
+    distance: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> Self:
+        """Nothing known about ``images`` (B, C, H, W)."""
+        return cls(images.clone(), torch.full((len(images),), torch.inf, device=images.device))
+
+    def take(self, points: Tensor, owner: Tensor, distance: Tensor) -> None:
+        """Keep what is closer: points (R, C, H, W) of the images ``owner`` (R,) at ``distance`` (R,)."""
+        closest = torch.full_like(self.distance, torch.inf).scatter_reduce(0, owner, distance, "amin")
+        better = (closest < self.distance)[owner] & (distance == closest[owner])
+        # Rows of one image that tie are equally good, so whichever is written last may stay. Rows that are not better
+        # write what is there already into a row that no image owns.
+        self.distance = torch.minimum(self.distance, closest)
+        slot = torch.where(better, owner, len(self.points))
+        padded = torch.cat([self.points, self.points[:1]])
+        padded[slot] = points
+        self.points = padded[:-1]
 
 
 class ClosestQueries:
@@ -27,16 +60,14 @@ class ClosestQueries:
     can only miss a point, never make one count: what is kept is a point, and its distance is measured again.
 
     Attributes:
-        points: (B, C, H, W), the closest adversarial query of each image.
-        distance: (B,), its distance as computed in float32; infinite where there is none.
+        kept: by norm, the closest adversarial queries in the threat model's norm and in L2, which may be the same.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, threat_model: ThreatModel) -> None:
-        self.points = images.clone()
-        self.distance = torch.full((len(images),), torch.inf, device=images.device)
+        norms: tuple[Norm, ...] = (threat_model.norm, "l2")
+        self.kept: dict[Norm, Closest] = {norm: Closest.of(images) for norm in norms}
         self._images, self._labels = images.flatten(1), labels
         self._squares = self._images.square().sum(dim=1)
-        self._norm = _NORMS[threat_model.norm]
         self._owner, self._owner_labels = torch.zeros(0, dtype=torch.int64), labels[:0]
 
     def see(self, queries: Tensor, logits: Tensor) -> None:
@@ -60,14 +91,7 @@ class ClosestQueries:
 
     def _keep(self, queries: Tensor, owner: Tensor, adversarial: Tensor) -> None:
         inside = queries.clamp(0, 1)
-        distance = self._norm(inside.flatten(1) - self._images[owner])
-        distance = torch.where(adversarial & ~distance.isnan(), distance, torch.inf)
-        closest = torch.full_like(self.distance, torch.inf).scatter_reduce(0, owner, distance, "amin")
-        better = (closest < self.distance)[owner] & (distance == closest[owner])
-        # Rows of one image that tie are equally good, so whichever is written last may stay. Rows that are not better
-        # write what is there already into a row that no image owns.
-        self.distance = torch.minimum(self.distance, closest)
-        slot = torch.where(better, owner, len(self.points))
-        padded = torch.cat([self.points, self.points[:1]])
-        padded[slot] = inside
-        self.points = padded[:-1]
+        delta = inside.flatten(1) - self._images[owner]
+        for norm, closest in self.kept.items():
+            distance = _NORMS[norm](delta)
+            closest.take(inside, owner, torch.where(adversarial & ~distance.isnan(), distance, torch.inf))

@@ -125,17 +125,18 @@ class AttackLoop:
         verified = verify(
             self.model, images, labels, points, self.threat_model, project=project, names=indices.tolist()
         )
-        self.outcome.record(indices, verified)
+        self.outcome.record(indices, verified, images)
         self._take_closest(guard.closest, images, labels, indices)
 
-    def _take_closest(self, closest: ClosestQueries, images: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Test the closest adversarial query of each image again. Those beyond eps bound the radius all the same."""
-        if not bool(closest.distance.isfinite().any()):
-            return
-        verified = verify(
-            self.model, images, labels, closest.points, self.threat_model, project=False, names=indices.tolist()
-        )
-        self.outcome.take_closer(indices, verified)
+    def _take_closest(self, queries: ClosestQueries, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Test the closest adversarial queries of each image again. Those beyond eps bound the radius all the same."""
+        for closest in queries.kept.values():
+            if not bool(closest.distance.isfinite().any()):
+                return  # in no norm then
+            verified = verify(
+                self.model, images, labels, closest.points, self.threat_model, project=False, names=indices.tolist()
+            )
+            self.outcome.take_closer(indices, verified, images)
 
     def _report(self, done: int, total: int, sub_attack: SubAttack) -> None:
         if self.progress is not None:

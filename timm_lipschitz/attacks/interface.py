@@ -42,6 +42,8 @@ class AttackResult:
             over every query of the attack, NaN where none was found. One above eps is no success, but a bound on the
             radius.
         adversarial: (N, C, H, W) float32, the image at that distance; the original one where none was found.
+        adversarial_l2: (N, C, H, W) float32, the same for the smallest L2 distance, which is what certified radii
+            speak of; None where the threat model is L2, and ``adversarial`` is it.
         corrected: points that the attack returned outside [0, 1] or (fixed eps) farther than eps. They were clamped or
             projected to ``eps * (1 - 1e-6)`` before the test that counts.
         discarded: points that the attack returned with NaN or infinite pixels; they never count.
@@ -63,6 +65,7 @@ class AttackResult:
     forwards: int
     queries: int
     settings: dict[str, Any]
+    adversarial_l2: Tensor | None = None
 
 
 def run_attack(
@@ -109,7 +112,7 @@ def run_attack(
     pixels = checked_pixels(images)
     if len(pixels) == 0:
         check_no_labels(labels)
-        return _result(row, threat_model, Outcome.of(pixels), _settings(row, None, size, seed))
+        return _result(row, threat_model, Outcome.of(pixels, threat_model), _settings(row, None, size, seed))
     check_float32(model)
     device = device_of(model, pixels)
     with ExitStack() as conditions:
@@ -124,7 +127,7 @@ def run_attack(
         classes = labels.to(device=pixels.device, dtype=torch.int64)
         shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
         plan = row.build(Problem(threat_model, num_classes, shape, size))
-        outcome = Outcome.of(pixels, misclassified=logits.argmax(dim=1).to(pixels.device) != classes)
+        outcome = Outcome.of(pixels, threat_model, logits.argmax(dim=1).to(pixels.device) != classes)
         if threat_model.eps > 0:
             AttackLoop(model, pixels, classes, threat_model, row.kind, outcome, device, size, seed, progress).run(plan)
     return _result(row, threat_model, outcome, _settings(row, plan, size, seed))
@@ -143,6 +146,7 @@ def _result(row: NamedAttack, threat_model: ThreatModel, outcome: Outcome, setti
         forwards=outcome.forwards,
         queries=outcome.queries,
         settings=settings,
+        adversarial_l2=outcome.adversarial_l2,
     )
 
 

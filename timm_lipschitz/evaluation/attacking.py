@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -77,27 +78,33 @@ class Attacker:
             ) from error
 
     def _flips(self, unit: AttackUnit, result: AttackResult) -> list[RoundingFlip]:
-        """Judges every point that lies inside its image's certified radius: rounding, or a violation."""
+        """Judges every point that lies inside its image's certified radius: rounding, or a violation.
+
+        Radii are L2: under another norm the point that is closest in L2 is judged beside the one that is in the norm.
+        """
         clean = self.data.pixels(unit.indices.tolist()).double().cpu()
-        points = result.adversarial.cpu().double()
         found = ~np.isnan(result.distance.cpu().numpy())
-        lengths = {norm: ThreatModel(norm, 1).distance(points - clean).tolist() for norm in NORMS}  # type: ignore[arg-type]
         radius = self.images.radius[unit.indices]
         flips = []
-        for row in np.flatnonzero(found & (np.asarray(lengths["l2"]) < radius)):
-            index = int(unit.indices[row])
-            flip = Flip(
-                index,
-                int(self.images.label[index]),
-                clean[row],
-                points[row],
-                lengths["l2"][row],
-                float(radius[row]),
-                unit.attack,
-                str(unit.threat_model),
-            )
-            require_rounding(flip, self.subject, self.run_dir)
-            flips.append(RoundingFlip(index=index, **{norm: lengths[norm][row] for norm in NORMS}))
+        for adversarial in (result.adversarial, result.adversarial_l2):
+            if adversarial is None:
+                continue
+            points = adversarial.cpu().double()
+            lengths = {norm: ThreatModel(norm, Fraction(1)).distance(points - clean).tolist() for norm in NORMS}
+            for row in np.flatnonzero(found & (np.asarray(lengths["l2"]) < radius)):
+                index = int(unit.indices[row])
+                flip = Flip(
+                    index,
+                    int(self.images.label[index]),
+                    clean[row],
+                    points[row],
+                    lengths["l2"][row],
+                    float(radius[row]),
+                    unit.attack,
+                    str(unit.threat_model),
+                )
+                require_rounding(flip, self.subject, self.run_dir)
+                flips.append(RoundingFlip(index=index, **{norm: lengths[norm][row] for norm in NORMS}))
         return flips
 
 
