@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import safetensors
+import timm
 import torch
 from evaluation.small_runs import Plain, labelled_as_predicted, noise, sandwich
 from torch import nn
@@ -28,6 +29,7 @@ from timm_lipschitz.errors import (
 )
 from timm_lipschitz.evaluation import dry_run, evaluate
 from timm_lipschitz.evaluation._ranks import Ranks, own_device
+from timm_lipschitz.evaluation.subject import Subject
 from timm_lipschitz.records import Status, read_run
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -206,6 +208,28 @@ def test_a_flip_of_rounding_alone_lowers_the_radius_and_counts_as_broken(tmp_pat
     assert below.certified.count == 12, "below the points' distance the images stay certified"
     assert above.attacks[0].broken.count == 12
     assert run.examples is None, "float64 takes none of the points for another class"
+
+
+def test_a_point_is_judged_that_is_inside_a_radius_and_not_the_closest_in_the_norm(tmp_path, monkeypatch):
+    """The closest point in L-infinity lies outside every radius, another query of the attack inside."""
+    model = sandwich()
+    images = labelled_as_predicted(model, wrong=0)
+    radius = certify(model, images.pixels(range(12)), images.labels).radius
+    inside, outside = float(radius.min()) * 0.5, float(radius.max()) * 1.5
+
+    def both(network, pixels, *args, **kwargs) -> AttackResult:
+        closer = forged(inside)(network, pixels, *args, **kwargs)
+        return dataclasses.replace(forged(outside)(network, pixels, *args, **kwargs), adversarial_l2=closer.adversarial)
+
+    monkeypatch.setattr(attacking, "run_attack", both)
+    run = evaluate(model, images, [f"linf:{float(radius.max())!r}"], ["pgd"], run_dir=tmp_path / "rounding")
+    assert run.record.certification is not None
+    assert run.record.certification.lowered == 12
+    assert (run.images.radius <= inside * (1 + 1e-5)).all()
+
+    monkeypatch.setattr(Subject, "float64", property(lambda self: lambda x: torch.full((len(x), 3), torch.nan)))
+    with pytest.raises(CertificateViolation, match="inside its certified radius"):
+        evaluate(model, images, [f"linf:{float(radius.max())!r}"], ["pgd"], run_dir=tmp_path / "violation")
 
 
 def test_an_interrupt_keeps_the_finished_attacks_in_a_partial_record(tmp_path, monkeypatch):
@@ -406,6 +430,45 @@ def test_a_plain_model_that_gives_no_logits_is_refused_without_attacks_too(model
     with pytest.raises(InvalidInputError, match=message):
         evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
     assert not (tmp_path / "record.json").exists()
+
+
+class Padded(Plain):
+    """Refuses what it was not made for as many networks do, by an assertion."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] == 8, f"Input width ({x.shape[-1]}) doesn't match model (8)"
+        return super().forward(x)
+
+
+def narrow(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.flatten(1) @ torch.zeros(64, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), r"Sequential fails on .*RuntimeError: .*shapes cannot"),
+        (Padded(), r"Padded fails on .*AssertionError: Input width \(6\) doesn't match model \(8\)"),
+        (narrow, r"narrow fails on .*RuntimeError"),
+        (timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=1, in_chans=1), "VisionTransformer fails on"),
+    ],
+)
+def test_images_of_another_size_than_a_plain_model_takes_are_a_line(model, message, tmp_path):
+    with pytest.raises(InvalidInputError, match=message):
+        dry_run(model, noise(), ["l2:0.1"], ["pgdl2"])
+    with pytest.raises(InvalidInputError, match=message) as error:
+        evaluate(model, noise(), ["l2:0.1"], ["pgdl2"], run_dir=tmp_path)
+    assert "images of shape (1, 6, 6) (channels, height, width)" in str(error.value)
+    assert "Give it images of the size that it takes" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_running_out_of_memory_is_not_taken_for_a_wrong_size(tmp_path):
+    def scarce(pixels: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no more")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(scarce, noise(), ["l2:0.1"], run_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

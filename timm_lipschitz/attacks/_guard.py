@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from timm_lipschitz.attacks._closest import ClosestQueries
-from timm_lipschitz.errors import InvalidInputError, NonFiniteError
+from timm_lipschitz.attacks._memory import is_out_of_memory
+from timm_lipschitz.errors import InvalidInputError, NonFiniteError, TimmLipschitzError
 
 # How far outside [0, 1] outputs, and how far from 1 their sums, may be and still count as probabilities.
 _PROBABILITY_TOLERANCE: Final = 1e-5
@@ -77,20 +78,20 @@ def clean_logits(model: nn.Module, images: Tensor, batch_size: int, device: torc
     """Logits of the unperturbed images, (N, C, H, W) -> (N, K) float32, after the checks that need the model to run.
 
     Raises:
-        InvalidInputError: the model does not return (N, K) float32 logits with K >= 2, gives two answers for one batch,
-            or returns probabilities: every output in [0, 1] and every row summing to 1.
+        InvalidInputError: the model fails on images of this shape, does not return (N, K) float32 logits with K >= 2,
+            gives two answers for one batch, or returns probabilities: every output in [0, 1], every row summing to 1.
         NonFiniteError: a logit is NaN or infinite; names the image.
     """
     parts = []
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size].to(device)
-            logits = model(batch)
+            logits = _first_logits(model, batch)
             _check_form(model, logits, len(batch))
             check_finite(logits, range(start, start + len(batch)))
             if not torch.equal(logits, model(batch)):
                 raise InvalidInputError(
-                    f"{type(model).__name__} is not deterministic: two forwards of images {start} to "
+                    f"{_name(model)} is not deterministic: two forwards of images {start} to "
                     f"{start + len(batch) - 1} differ in evaluation mode. Fix its noise or its state: success against "
                     "one draw proves nothing."
                 )
@@ -98,10 +99,31 @@ def clean_logits(model: nn.Module, images: Tensor, batch_size: int, device: torc
     logits = torch.cat(parts)
     if _are_probabilities(logits):
         raise InvalidInputError(
-            f"{type(model).__name__} returns probabilities: all outputs lie in [0, 1] and every row sums to 1. Return "
+            f"{_name(model)} returns probabilities: all outputs lie in [0, 1] and every row sums to 1. Return "
             "the logits (leave out the softmax): on probabilities the gradients of an attack vanish."
         )
     return logits
+
+
+def _first_logits(model: nn.Module, batch: Tensor) -> Tensor:
+    try:
+        return model(batch)
+    except TimmLipschitzError:
+        raise
+    except Exception as error:  # each architecture has its own way to refuse a size
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise InvalidInputError(
+            f"{_name(model)} fails on images of shape {tuple(batch.shape[1:])} (channels, height, width), "
+            f"{type(error).__name__}: {reason}. Give it images of the size that it takes, or a model made for this one "
+            "(in timm: img_size, in_chans)"
+        ) from error
+
+
+def _name(model: nn.Module) -> str:
+    """The class, or of a function that was made a module the function."""
+    return getattr(model, "__name__", type(model).__name__)
 
 
 def check_finite(logits: Tensor, names: Sequence[int], what: str = "") -> None:
@@ -120,7 +142,7 @@ def check_finite(logits: Tensor, names: Sequence[int], what: str = "") -> None:
 
 
 def _check_form(model: nn.Module, logits: Any, batch: int) -> None:
-    name = type(model).__name__
+    name = _name(model)
     if not isinstance(logits, Tensor):
         raise InvalidInputError(f"{name} returns a {type(logits).__name__}: attacks need one tensor of logits (N, K).")
     if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] < 2:

@@ -24,6 +24,7 @@ class FunctionModel(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]):
         super().__init__()
         self.function = function
+        self.__name__ = _name_of(function)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.function(images)
@@ -39,8 +40,12 @@ def as_loaded(model: nn.Module | LoadedModel | Callable[[Tensor], Tensor]) -> Lo
     if not callable(model):
         raise InvalidInputError(f"a {type(model).__name__} cannot be evaluated: give a torch module or a function")
     module = model if isinstance(model, nn.Module) else FunctionModel(model)
-    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
+    name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
     return LoadedModel(module, name, name)
+
+
+def _name_of(function: Callable[[Tensor], Tensor]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 @dataclass(frozen=True)
