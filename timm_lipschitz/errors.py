@@ -43,6 +43,10 @@ class RunDirectoryError(TimmLipschitzError):
     """A run directory that cannot be written, is in use, or belongs to another run."""
 
 
+class DamagedChunkError(RunDirectoryError):
+    """A finished batch in a run directory whose content is not what its hash says, or not of its schema."""
+
+
 class HubError(TimmLipschitzError):
     """A repository on the Hugging Face hub that could not be written. The message never holds a token."""
 

@@ -6,17 +6,21 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
 import timm
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from timm_lipschitz.attacks import _torchattacks
 from timm_lipschitz.data import ImageDataset
-from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.evaluation import _ranks, evaluate
 from timm_lipschitz.records import Run
 
 DETERMINISTIC = ("record.json", "images.parquet", "attacks.parquet", "examples.safetensors")
@@ -128,9 +132,39 @@ def run_with_file_limit(run_dir: Path, size: int) -> None:
 
 def run_as_rank(run_dir: Path, rank: int, size: int, die_at: int | None = None) -> None:
     """The small run as one rank of several, which may die by SIGKILL."""
+    with _as_rank(run_dir, rank, size):
+        if die_at is None:
+            small_run(run_dir, resume=True)
+        else:
+            run_until_killed(run_dir, die_at)
+
+
+def run_in_a_job(run_dir: Path, rank: int, size: int, callers: tuple[int, ...]) -> None:
+    """The small run, and another of the same, in a job that has initialised torch.distributed.
+
+    Only some ranks evaluate, the others end after them.
+    """
+    with _as_rank(run_dir, rank, size):
+        store = dist.FileStore(str(run_dir.parent / "store"), size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        try:
+            if rank in callers:
+                with mock.patch.object(_ranks, "_PATIENCE", timedelta(seconds=60 if len(callers) == size else 2)):
+                    small_run(run_dir)
+                    small_run(run_dir.with_name("run-again"))
+        finally:
+            store.set(f"done-{rank}", "")
+            store.wait([f"done-{other}" for other in range(size)], timedelta(seconds=120))
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _as_rank(run_dir: Path, rank: int, size: int) -> Iterator[None]:
+    """In this process, for good; an error is written beside the run directory, since nobody sees its output."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    if die_at is None:
-        small_run(run_dir, resume=True)
-    else:
-        run_until_killed(run_dir, die_at)
+    try:
+        yield
+    except BaseException:
+        (run_dir.parent / f"rank-{rank}.txt").write_text(traceback.format_exc())
+        raise

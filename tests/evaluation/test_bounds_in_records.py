@@ -14,7 +14,7 @@ from torch import nn
 from timm_lipschitz.certification import certify
 from timm_lipschitz.certification.certify import Certifier
 from timm_lipschitz.cli._results import print_run
-from timm_lipschitz.errors import CertificateViolation
+from timm_lipschitz.errors import CertificateViolation, RecordError
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.evaluation.merging import NetworkBounds, merge_bounds
 from timm_lipschitz.layers import (
@@ -105,8 +105,15 @@ def chunk(lipschitz: float | None, *asserted: str) -> CertifiedChunk:
 
 
 def test_the_largest_bound_of_the_chunks_counts() -> None:
-    assert merge_bounds([chunk(1.5, "a"), chunk(1.25, "a"), chunk(1.75, "b")]) == NetworkBounds(1.75, ("a", "b"))
+    assert merge_bounds([chunk(1.5, "a"), chunk(1.75, "a"), chunk(1.25, "a")]) == NetworkBounds(1.75, ("a",))
     assert merge_bounds([chunk(None)]) == NetworkBounds(None, ())
+
+
+@pytest.mark.parametrize("other", [("b",), (), ("a", "b"), ("b", "a")])
+def test_chunks_that_take_different_things_on_trust_are_refused(other: tuple[str, ...]) -> None:
+    named = f"asserted bounds of a, those of images 0 to 0 on {', '.join(other) or 'none'}"
+    with pytest.raises(RecordError, match=named):
+        merge_bounds([chunk(1.5, "a"), chunk(1.5, *other)])
 
 
 def test_asserted_modules_are_shown_wherever_the_certificate_is(

@@ -1,14 +1,19 @@
 """A run directory survives SIGKILL, failing writes, damage and company, and the record is the same, byte for byte."""
 
 import errno
+import hashlib
 import importlib
 import json
 import os
 import random
 import shutil
 import signal
+import time
+from collections.abc import Sequence
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +22,7 @@ from evaluation.small_runs import (
     events,
     labelled_as_predicted,
     run_as_rank,
+    run_in_a_job,
     run_until_killed,
     run_with_file_limit,
     sandwich,
@@ -24,7 +30,7 @@ from evaluation.small_runs import (
 )
 from torch import nn
 
-from timm_lipschitz.errors import RecordError, RunDirectoryError
+from timm_lipschitz.errors import DamagedChunkError, RecordError, RunDirectoryError
 from timm_lipschitz.evaluation import evaluate
 from timm_lipschitz.evaluation._lock import locked
 from timm_lipschitz.evaluation._ranks import Ranks
@@ -122,31 +128,90 @@ def test_a_full_disk_in_a_real_process(undisturbed: Path, tmp_path: Path, forkse
     assert contents(tmp_path) == contents(undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "foreign"])
-def test_a_damaged_chunk_is_found_by_its_hash(
-    damage: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def after_three_attacks(run_dir: Path) -> None:
+    with mock.patch.object(Attacker, "attack", interrupted_after(3)), pytest.raises(KeyboardInterrupt):
+        small_run(run_dir)
+
+
+@pytest.mark.parametrize("kind", ["attacked", "certified"])
+@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "schema"])
+def test_a_damaged_chunk_is_set_aside_before_the_next_attack_and_computed_again(
+    damage: str, kind: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Attacker, "attack", interrupted_after(3))
-    with pytest.raises(KeyboardInterrupt):
-        small_run(tmp_path)
-    monkeypatch.undo()
-    chunk = sorted((tmp_path / "chunks").iterdir())[0]
+    after_three_attacks(tmp_path)
+    chunk = sorted((tmp_path / "chunks").iterdir())[0 if kind == "attacked" else -1]
     data = bytearray(chunk.read_bytes())
     if damage == "bit":
         data[len(data) // 2] ^= 1
-    elif damage == "foreign":
-        other = tmp_path / "other"
-        small_run(other, seed=6)
-        data = bytearray((other / "chunks" / chunk.name).read_bytes())
+    elif damage == "schema":  # of a version to come: the hash is right
+        content = data.partition(b"\n")[2].replace(b'"schema_version": 1', b'"schema_version": 2')
+        data = bytearray(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     else:
         del data[0 if damage == "empty" else -1 :]
+    assert data != chunk.read_bytes()
     chunk.write_bytes(bytes(data))
-    with pytest.raises(RunDirectoryError, match="another run" if damage == "foreign" else "damaged") as error:
-        small_run(tmp_path, resume=True)
+    attack, seen = Attacker.attack, []
+
+    def noting(self, unit, progress):
+        seen.append((tmp_path / "log.jsonl").read_text().count(f"{chunk.name}.damaged"))
+        return attack(self, unit, progress)
+
+    with mock.patch.object(Attacker, "attack", noting):
+        run = small_run(tmp_path, resume=True)
+    assert set(seen) == {1}, "noted once, before the first attack"
+    assert chunk.with_name(f"{chunk.name}.damaged").read_bytes() == data
+    assert contents(tmp_path) == contents(undisturbed)
+    assert len(run.run_info.sessions) == 2
+
+
+def test_a_sound_chunk_is_not_read_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to see that it is undamaged and once for the record, however often somebody asks whether it is there."""
+    after_three_attacks(tmp_path)
+    first = sorted((tmp_path / "chunks").iterdir())[0].name
+    run_folder = importlib.import_module("timm_lipschitz.evaluation.run_folder")
+    original, read = run_folder.read_chunk, []
+
+    def counting(path: Path, *arguments):
+        read.append(path.name)
+        return original(path, *arguments)
+
+    monkeypatch.setattr(run_folder, "read_chunk", counting)
+    small_run(tmp_path, resume=True, on_estimate=lambda _: None)
+    assert read.count(first) == 2
+
+
+def test_a_chunk_of_another_run_is_refused_before_the_next_attack(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_three_attacks(tmp_path / "run")
+    small_run(tmp_path / "other", seed=6)
+    chunk = sorted((tmp_path / "run" / "chunks").iterdir())[0]
+    shutil.copy(tmp_path / "other" / "chunks" / chunk.name, chunk)
+    with monkeypatch.context() as patched:
+        patched.setattr(Attacker, "attack", lambda *_: pytest.fail("attacked"))
+        with pytest.raises(RunDirectoryError, match="another run") as error:
+            small_run(tmp_path / "run", resume=True)
     assert chunk.name in str(error.value)
     chunk.unlink()
+    small_run(tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run") == contents(undisturbed)
+
+
+def test_a_chunk_damaged_while_the_run_lasts_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("timm_lipschitz.evaluation.run_work")
+    merge = module.merge_certified
+
+    def damaging(chunks):
+        for path in (tmp_path / "chunks").iterdir():
+            path.write_bytes(path.read_bytes()[:-1])
+        return merge(chunks)
+
+    monkeypatch.setattr(module, "merge_certified", damaging)
+    with pytest.raises(DamagedChunkError, match="certified-00000"):
+        small_run(tmp_path)
+    assert not (tmp_path / "record.json").exists()
+    monkeypatch.undo()
     small_run(tmp_path, resume=True)
-    assert contents(tmp_path) == contents(undisturbed)
 
 
 @pytest.mark.parametrize("kind", ["pgdl2", "certified"])
@@ -292,28 +357,64 @@ def test_ranks_share_a_folder_but_not_a_rank(tmp_path: Path) -> None:
 
 def test_two_ranks_one_of_them_killed(undisturbed: Path, tmp_path: Path, forkserver: BaseContext) -> None:
     """The other's chunks stay, a restart computes what is missing, and the record is one process's."""
-    ranks = [forkserver.Process(target=run_as_rank, args=(tmp_path, rank, 2, 12 if rank else None)) for rank in (0, 1)]
+    folder = tmp_path / "run"
+    rank_0, rank_1 = ranks_of(forkserver, folder, die_at=12)
+    rank_1.join()
+    assert rank_1.exitcode == -signal.SIGKILL, errors_of(tmp_path)
+    own = (len(list((undisturbed / "chunks").glob("0*.chunk"))) + 1) // 2
+    while len(list((folder / "chunks").glob("0*.chunk"))) < own:
+        assert rank_0.exitcode is None, errors_of(tmp_path)
+        time.sleep(0.05)
+    rank_0.join(timeout=0.5)
+    assert rank_0.exitcode is None, "rank 0 waits for what rank 1 owes"
+    rank_0.terminate()  # as torchrun does
+    rank_0.join()
+    assert not (folder / "record.json").exists()
+    finished = {path.name: path.read_bytes() for path in (folder / "chunks").glob("*.chunk")}
+
+    ranks = ranks_of(forkserver, folder)
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0], errors_of(tmp_path)
+    assert contents(folder) == contents(undisturbed)
+    after = {name: (folder / "chunks" / name).read_bytes() for name in finished}
+    again = [name for name in finished if after[name] != finished[name]]  # a chunk holds the seconds that it took
+    assert not again, "a finished chunk was computed again"
+
+
+def ranks_of(forkserver: BaseContext, folder: Path, die_at: int | None = None) -> Sequence[BaseProcess]:
+    """Two ranks at work on the small run, of which the second may die."""
+    arguments = [(folder, rank, 2, die_at if rank else None) for rank in (0, 1)]
+    ranks = [forkserver.Process(target=run_as_rank, args=of_rank) for of_rank in arguments]
     for process in ranks:
         process.start()
-    ranks[1].join()
-    assert ranks[1].exitcode == -signal.SIGKILL
-    ranks[0].join(timeout=3)
-    assert ranks[0].exitcode is None, "rank 0 waits for what rank 1 owes"
-    ranks[0].terminate()  # as torchrun does
-    ranks[0].join()
-    assert not (tmp_path / "record.json").exists()
-    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chunks").glob("*.chunk")}
-    assert finished
+    return ranks
 
-    ranks = [forkserver.Process(target=run_as_rank, args=(tmp_path, rank, 2)) for rank in (0, 1)]
+
+def errors_of(parent: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(parent.glob("rank-*.txt")))
+
+
+@pytest.mark.parametrize("callers", [(0,), (1,), (0, 1)])
+def test_every_rank_of_an_initialised_job_must_evaluate(
+    callers: tuple[int, ...], tmp_path: Path, forkserver: BaseContext
+) -> None:
+    """One that is alone fails after some time, and says whom it has waited for; two share the run, twice in turn."""
+    folder = tmp_path / "run"
+    ranks = [forkserver.Process(target=run_in_a_job, args=(folder, rank, 2, callers)) for rank in (0, 1)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join()
-    assert [process.exitcode for process in ranks] == [0, 0]
-    assert contents(tmp_path) == contents(undisturbed)
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chunks").glob("*.chunk")}
-    assert {name: after[name] for name in finished} == finished, "a finished chunk was computed again"
+    assert [process.exitcode for process in ranks] == [int(len(callers) == 1 and rank in callers) for rank in (0, 1)]
+    if len(callers) == 2:
+        assert contents(tmp_path / "run") == contents(tmp_path / "run-again")
+        return
+    absent = 1 - callers[0]
+    said = errors_of(tmp_path)
+    assert f"RunDirectoryError: rank {callers[0]} of 2 has waited 2 seconds for rank {absent} to evaluate into" in said
+    assert "every one of them must call evaluate()" in said
+    assert not folder.exists()
 
 
 def test_the_events_of_a_run_are_seen(tmp_path: Path, forkserver: BaseContext) -> None:

@@ -11,7 +11,7 @@ import pytest
 from records.sample_runs import sample_run
 
 from timm_lipschitz.errors import RunDirectoryError
-from timm_lipschitz.records import check_writable, read_run, write_atomic, write_run
+from timm_lipschitz.records import _files, check_writable, read_run, write_atomic, write_run
 
 FILES = ["attacks.parquet", "images.parquet", "record.json", "run.json"]
 
@@ -139,6 +139,19 @@ def test_a_file_size_limit_is_survived_in_a_real_process(tmp_path):
 def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_swept_meanwhile_is_writable_all_the_same(tmp_path, monkeypatch):
+    """A rank that finds the run finished removes temporary files, also those of one that is about to find the same."""
+    stage = _files._stage
+
+    def swept(path, data):
+        temporary = stage(path, data)
+        temporary.unlink()
+        return temporary
+
+    monkeypatch.setattr(_files, "_stage", swept)
+    check_writable(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/timm-lipschitz", "nul\0byte", "x" * 300])

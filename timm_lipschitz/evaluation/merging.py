@@ -55,9 +55,29 @@ class NetworkBounds:
 
 
 def merge_bounds(chunks: Sequence[CertifiedChunk]) -> NetworkBounds:
-    """The largest bound that any certificate rests on: machines that share a run may round it differently."""
+    """The largest bound that any certificate rests on: machines that share a run may round it differently.
+
+    Raises `RecordError` where the chunks take different things on trust, naming the modules: no rounding explains that,
+    so they are certificates of different networks.
+    """
+    first = chunks[0]
+    for chunk in chunks[1:]:
+        if chunk.asserted != first.asserted:
+            raise RecordError(
+                f"the certificates of images {_span(first)} rest on asserted bounds of {_modules(first)}, those of "
+                f"images {_span(chunk)} on {_modules(chunk)}: what is registered differs between processes. Register "
+                "the same bounds in all of them, and evaluate into another folder"
+            )
     bounds = [chunk.lipschitz for chunk in chunks if chunk.lipschitz is not None]
-    return NetworkBounds(max(bounds, default=None), tuple(dict.fromkeys(m for chunk in chunks for m in chunk.asserted)))
+    return NetworkBounds(max(bounds, default=None), first.asserted)
+
+
+def _span(chunk: CertifiedChunk) -> str:
+    return f"{chunk.index[0]} to {chunk.index[-1]}"
+
+
+def _modules(chunk: CertifiedChunk) -> str:
+    return ", ".join(chunk.asserted) or "none"
 
 
 @dataclass(frozen=True)

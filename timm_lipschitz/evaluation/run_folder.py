@@ -3,7 +3,8 @@
     manifest.json                        what the run is; a run that is resumed must be the same
     chunks/certified-00000.chunk         clean and certified, a batch of images
     chunks/00-autoattack-00000.chunk     attacked: position of the threat model, attack, number
-    log.jsonl                            one line a session
+    chunks/*.chunk.damaged               a chunk that was found damaged and is computed again
+    log.jsonl                            one line a session, and one for what was set aside
     record.json, images.parquet, attacks.parquet, run.json
 
 Every file but the log is written under another name, flushed and renamed, so a name that is there is a file that was
@@ -15,13 +16,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ..errors import RecordError, RunDirectoryError
+from ..errors import DamagedChunkError, RecordError, RunDirectoryError
 from ..records import (
     AttackedChunk,
     CertifiedChunk,
@@ -51,6 +52,7 @@ class RunFolder:
 
     path: Path
     manifest: Manifest
+    _sound: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     @contextmanager
@@ -69,7 +71,7 @@ class RunFolder:
             session = Session(
                 started=started, host=socket.gethostname() or "?", rank=ranks.rank, command=tuple(command)
             )
-            folder._note(session)
+            folder._note(session.model_dump(mode="json"))
             yield folder
 
     def _claim(self, ranks: Ranks, resume: bool) -> None:
@@ -103,25 +105,52 @@ class RunFolder:
 
     # ---- chunks --------------------------------------------------------------------------------------------------
 
-    def has(self, unit: str) -> bool:
-        """Whether the chunk of a unit of work is finished."""
-        return self._chunk(unit).exists()
+    def has(self, unit: CertifyUnit | AttackUnit) -> bool:
+        """Whether the chunk of a unit of work is finished and undamaged; it is read once to see.
+
+        Raises `RunDirectoryError` for a chunk of another run or another unit.
+        """
+        if unit.name in self._sound:
+            return True
+        if not self._chunk(unit.name).exists():
+            return False
+        try:
+            self.certified(unit) if isinstance(unit, CertifyUnit) else self.attacked(unit)
+        except DamagedChunkError:
+            return False
+        return True
+
+    def set_aside_damaged(self, unit: CertifyUnit | AttackUnit) -> None:
+        """Keeps a copy of the unit's chunk, if there is one that is damaged, and says so in the log.
+
+        The chunk itself stays until the new one takes its place: at no moment does another rank find none. Raises
+        `RunDirectoryError` as `has`, and if the copy cannot be written.
+        """
+        chunk = self._chunk(unit.name)
+        if not chunk.exists() or self.has(unit):
+            return
+        copy = chunk.with_name(f"{chunk.name}.damaged")
+        write_atomic(copy, chunk.read_bytes())
+        self._note({"set_aside": f"chunks/{copy.name}", "reason": "damaged; its images are computed again"})
 
     def write(self, unit: str, chunk: CertifiedChunk | AttackedChunk) -> None:
         """Keeps a finished chunk. Raises `RunDirectoryError` if it cannot be written."""
         write_chunk(self._chunk(unit), chunk)
 
     def certified(self, unit: CertifyUnit) -> CertifiedChunk:
-        """A finished chunk. Raises `RunDirectoryError` if it is damaged, another run's or another unit's."""
+        """A finished chunk.
+
+        Raises `DamagedChunkError`, and `RunDirectoryError` if it is unreadable, another run's or another unit's.
+        """
         chunk = read_chunk(self._chunk(unit.name), CertifiedChunk, self.manifest.sha256)
-        return self._require(unit.matches(chunk), unit.name, chunk)
+        return self._checked(unit.matches(chunk), unit.name, chunk)
 
     def attacked(self, unit: AttackUnit) -> AttackedChunk:
         """A finished chunk. Raises as `certified`."""
         chunk = read_chunk(self._chunk(unit.name), AttackedChunk, self.manifest.sha256)
-        return self._require(unit.matches(chunk), unit.name, chunk)
+        return self._checked(unit.matches(chunk), unit.name, chunk)
 
-    def _require(self, matches: bool, unit: str, chunk: AnyChunk) -> AnyChunk:
+    def _checked(self, matches: bool, unit: str, chunk: AnyChunk) -> AnyChunk:
         """An image whose chunk is another's would stand without having been attacked."""
         if not matches:
             images = f"{chunk.index[0]} to {chunk.index[-1]}" if chunk.index else "none"
@@ -129,6 +158,7 @@ class RunFolder:
                 f"{self._chunk(unit)} holds another batch of this run than its name says (number {chunk.number}, "
                 f"images {images}). Delete the file and resume: it is computed again"
             )
+        self._sound.add(unit)
         return chunk
 
     def _chunk(self, unit: str) -> Path:
@@ -150,15 +180,15 @@ class RunFolder:
     # ---- log -----------------------------------------------------------------------------------------------------
 
     def sessions(self) -> tuple[Session, ...]:
-        """The sessions so far. A line that does not parse was torn by an interrupt, and is left out."""
+        """The sessions so far. Other lines are left out: notes, and what an interrupt tore."""
         found = []
         for line in self._log.read_bytes().splitlines():
             with suppress(ValidationError):
                 found.append(Session.model_validate_json(line))
         return tuple(sorted(found, key=lambda session: session.started))
 
-    def _note(self, session: Session) -> None:
-        line = json.dumps(session.model_dump(mode="json")).encode("ascii") + b"\n"
+    def _note(self, facts: dict[str, Any]) -> None:
+        line = json.dumps(facts).encode("ascii") + b"\n"
         try:
             with open(self._log, "ab+") as file:
                 if file.tell():

@@ -45,7 +45,7 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = _stage(folder / "writable", b"x")
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)  # a rank that has finished the run may have swept it
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"cannot write to {str(folder)!r}: {_reason(error)}; choose another folder, or make room or permissions"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from timm_lipschitz.errors import RecordError, RunDirectoryError
+from timm_lipschitz.errors import DamagedChunkError, RecordError, RunDirectoryError
 from timm_lipschitz.records._files import read_regular_file, write_atomic
 from timm_lipschitz.records._json import from_json, to_json
 from timm_lipschitz.records.examples import AdversarialPoint
@@ -128,18 +128,23 @@ def read_chunk(path: Path, schema: type[AnyChunk], run: str) -> AnyChunk:
     """Read a chunk file of the run whose manifest has the hash ``run``.
 
     Raises:
-        RunDirectoryError: unreadable, damaged, or a chunk of another run.
+        DamagedChunkError: its content is not what its hash says, or not of the schema.
+        RunDirectoryError: unreadable, or a chunk of another run.
     """
     try:
         stated, _, content = read_regular_file(path, _MAX_BYTES).partition(b"\n")
-        found = hashlib.sha256(content).hexdigest()
-        if stated != found.encode("ascii"):
-            raise RecordError(
-                f"{path} is damaged: its content has SHA-256 {found}, its first line says {stated[:64]!r}"
-            )
-        chunk = from_json(schema, content, str(path))
     except RecordError as error:
         raise RunDirectoryError(f"{error}. Delete the file and resume: it is computed again") from error
+    found = hashlib.sha256(content).hexdigest()
+    if stated != found.encode("ascii"):
+        raise DamagedChunkError(
+            f"{path} is damaged: its content has SHA-256 {found}, its first line says {stated[:64]!r}. Resume: it is "
+            "computed again"
+        )
+    try:
+        chunk = from_json(schema, content, str(path))
+    except RecordError as error:
+        raise DamagedChunkError(f"{error}. Resume: it is computed again") from error
     if chunk.run != run:
         raise RunDirectoryError(
             f"{path} belongs to another run (manifest {chunk.run[:12]}, here {run[:12]}): one folder holds one run; "
