@@ -3,7 +3,8 @@
 The steepest chord ``||f(x + d) - f(x)|| / ||d||`` among many. Each chord starts along the steepest direction of the
 Jacobian, found by power iteration with products ``J v`` and ``J^T u``, climbs by gradient ascent of its slope in x and
 d (a piecewise linear network has no gradient of its Jacobian, but chords cross the kinks), and is shortened along the
-Jacobian at the end. Everything in float64; two points prove it, and what rounding may have added to them is taken off.
+Jacobian at the end. Everything in float64; two points show it. A thousand units of
+rounding of their outputs are taken off, an allowance and no proof: large values that cancel inside may round to more.
 """
 
 import copy
@@ -24,7 +25,7 @@ POWER_ITERATIONS = 12
 class Slope:
     """The steepest pair of points that was found, one sample each, float64.
 
-    ``value`` is ``||f(x) - f(other)|| / ||x - other||``, less what rounding may have added.
+    ``value`` is ``||f(x) - f(other)|| / ||x - other||``, less the allowance for rounding.
     """
 
     value: float

@@ -97,8 +97,7 @@ def evaluate(
         AttackError: an attack that is unknown (before anything else runs) or cannot run on this problem.
         RunDirectoryError: ``run_dir`` cannot be written, is in use, or holds a run that is not this one or is not to be
             resumed, or another rank of the job does not come: before anything else runs. A chunk that cannot be
-            written, is another run's, or is damaged while the run lasts; one found damaged on resuming is set aside,
-            which ``log.jsonl`` says, and computed again.
+            written, is damaged (`DamagedChunkError`, before the first attack) or is another run's.
         NonFiniteError: logits that are NaN or infinite.
         CertificateViolation: an attack succeeded inside a certified radius; the witness is in ``run_dir``.
 

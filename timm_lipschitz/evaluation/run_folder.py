@@ -3,8 +3,7 @@
     manifest.json                        what the run is; a run that is resumed must be the same
     chunks/certified-00000.chunk         clean and certified, a batch of images
     chunks/00-autoattack-00000.chunk     attacked: position of the threat model, attack, number
-    chunks/*.chunk.damaged               a chunk that was found damaged and is computed again
-    log.jsonl                            one line a session, and one for what was set aside
+    log.jsonl                            one line a session
     record.json, images.parquet, attacks.parquet, run.json
 
 Every file but the log is written under another name, flushed and renamed, so a name that is there is a file that was
@@ -18,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from ..errors import DamagedChunkError, RecordError, RunDirectoryError
+from ..errors import RecordError, RunDirectoryError
 from ..records import (
     AttackedChunk,
     CertifiedChunk,
@@ -71,7 +70,7 @@ class RunFolder:
             session = Session(
                 started=started, host=socket.gethostname() or "?", rank=ranks.rank, command=tuple(command)
             )
-            folder._note(session.model_dump(mode="json"))
+            folder._note(session)
             yield folder
 
     def _claim(self, ranks: Ranks, resume: bool) -> None:
@@ -106,32 +105,16 @@ class RunFolder:
     # ---- chunks --------------------------------------------------------------------------------------------------
 
     def has(self, unit: CertifyUnit | AttackUnit) -> bool:
-        """Whether the chunk of a unit of work is finished and undamaged; it is read once to see.
+        """Whether the chunk of a unit of work is finished; it is read once to see that it is sound.
 
-        Raises `RunDirectoryError` for a chunk of another run or another unit.
+        Raises as `certified` and `attacked`.
         """
         if unit.name in self._sound:
             return True
         if not self._chunk(unit.name).exists():
             return False
-        try:
-            self.certified(unit) if isinstance(unit, CertifyUnit) else self.attacked(unit)
-        except DamagedChunkError:
-            return False
+        self.certified(unit) if isinstance(unit, CertifyUnit) else self.attacked(unit)
         return True
-
-    def set_aside_damaged(self, unit: CertifyUnit | AttackUnit) -> None:
-        """Keeps a copy of the unit's chunk, if there is one that is damaged, and says so in the log.
-
-        The chunk itself stays until the new one takes its place: at no moment does another rank find none. Raises
-        `RunDirectoryError` as `has`, and if the copy cannot be written.
-        """
-        chunk = self._chunk(unit.name)
-        if not chunk.exists() or self.has(unit):
-            return
-        copy = chunk.with_name(f"{chunk.name}.damaged")
-        write_atomic(copy, chunk.read_bytes())
-        self._note({"set_aside": f"chunks/{copy.name}", "reason": "damaged; its images are computed again"})
 
     def write(self, unit: str, chunk: CertifiedChunk | AttackedChunk) -> None:
         """Keeps a finished chunk. Raises `RunDirectoryError` if it cannot be written."""
@@ -180,15 +163,15 @@ class RunFolder:
     # ---- log -----------------------------------------------------------------------------------------------------
 
     def sessions(self) -> tuple[Session, ...]:
-        """The sessions so far. Other lines are left out: notes, and what an interrupt tore."""
+        """The sessions so far. A line that does not parse was torn by an interrupt, and is left out."""
         found = []
         for line in self._log.read_bytes().splitlines():
             with suppress(ValidationError):
                 found.append(Session.model_validate_json(line))
         return tuple(sorted(found, key=lambda session: session.started))
 
-    def _note(self, facts: dict[str, Any]) -> None:
-        line = json.dumps(facts).encode("ascii") + b"\n"
+    def _note(self, session: Session) -> None:
+        line = json.dumps(session.model_dump(mode="json")).encode("ascii") + b"\n"
         try:
             with open(self._log, "ab+") as file:
                 if file.tell():

@@ -99,18 +99,11 @@ class RunWork:
         units = certify_units(self.folder.manifest)
         begin = len(units) * self.ranks.rank // self.ranks.size
         for unit in [*units[begin:], *units[:begin]]:
-            if self._is_missing(unit):
+            if not self.folder.has(unit):
                 self._certify(unit)
         chunks = [self.folder.certified(unit) for unit in units]
         merge_bounds(chunks)  # raises where they do not belong together: before the attacks, not behind them
         return merge_certified(chunks)
-
-    def _is_missing(self, unit: CertifyUnit | AttackUnit) -> bool:
-        """Whether work of this rank is still to be done, or to be done again since its chunk is damaged."""
-        missing = not self.folder.has(unit)
-        if missing:
-            self.folder.set_aside_damaged(unit)
-        return missing
 
     def _certify(self, unit: CertifyUnit) -> None:
         begin = time.monotonic()
@@ -157,7 +150,7 @@ class RunWork:
         totals = dict(before)
         for unit in units:
             totals[unit.stage] += len(unit.indices)
-        missing = {unit.name for n, unit in enumerate(units) if self.ranks.owns(n) and self._is_missing(unit)}
+        missing = {unit.name for n, unit in enumerate(units) if self.ranks.owns(n) and not self.folder.has(unit)}
         for unit in units:
             if unit.name in missing:
                 begin = time.monotonic()

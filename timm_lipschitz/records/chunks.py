@@ -138,13 +138,13 @@ def read_chunk(path: Path, schema: type[AnyChunk], run: str) -> AnyChunk:
     found = hashlib.sha256(content).hexdigest()
     if stated != found.encode("ascii"):
         raise DamagedChunkError(
-            f"{path} is damaged: its content has SHA-256 {found}, its first line says {stated[:64]!r}. Resume: it is "
-            "computed again"
+            f"{path} is damaged: its content has SHA-256 {found}, its first line says {stated[:64]!r}. Delete the "
+            "file and resume: it is computed again"
         )
     try:
         chunk = from_json(schema, content, str(path))
     except RecordError as error:
-        raise DamagedChunkError(f"{error}. Resume: it is computed again") from error
+        raise DamagedChunkError(f"{error}. Delete the file and resume: it is computed again") from error
     if chunk.run != run:
         raise RunDirectoryError(
             f"{path} belongs to another run (manifest {chunk.run[:12]}, here {run[:12]}): one folder holds one run; "
