@@ -68,9 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, Any]:
     """Every contestant at every eps; the record after each goes to ``options.out``. Raises as `evaluate`."""
+    import pyarrow.parquet  # noqa: F401 (imported before the clocks run, as what the references need is)
+    import pyautoattack  # noqa: F401
     import torch
 
     import timm_lipschitz
+    import timm_lipschitz.evaluation
     from timm_lipschitz.cli._subjects import load_subject, pick_device
     from timm_lipschitz.data import load_dataset
     from timm_lipschitz.errors import InvalidInputError, RunDirectoryError
