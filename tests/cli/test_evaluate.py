@@ -1,5 +1,6 @@
 """``evaluate``: its table and record, where they lie, and the faults."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 from cli.calls import call, figures, printed_commands
 
 from timm_lipschitz.evaluation.attacking import Attacker
+from timm_lipschitz.evaluation.writing import _training_info
+from timm_lipschitz.models import load_model
 from timm_lipschitz.records import read_run
+from timm_lipschitz.training import Recipe
 
 ATTACKS = ("--threat-model", "l2:0.5", "--threat-model", "l2:1", "--attack", "pgdl2", "--attack", "apgd")
 
@@ -33,6 +37,10 @@ def test_the_table_shows_the_record(images: Path, trained: Path, tmp_path: Path)
     record = run.record
     assert run.run_info.command == ("timm-lipschitz", *typed)
     assert (record.seed, record.dataset.evaluated.count, record.attacked.count) == (3, 12, 8)
+    assert record.training is not None
+    recipe = Recipe(**json.loads(load_model(f"local-dir:{trained}").metadata["recipe"]))
+    assert record.training.settings == {**recipe.to_dict(), "stored": "float32"}
+    assert record.training.epochs == recipe.epochs
     every = record.results.threat_models
     shown = {"clean": record.results.clean, **{f"certified at {at.threat_model}": at.certified for at in every}}
     assert figures(result.stdout) == {name: (f.percent, f"{f.count} of {f.total}") for name, f in shown.items()}
@@ -46,6 +54,16 @@ def test_the_table_shows_the_record(images: Path, trained: Path, tmp_path: Path)
     assert any(attack.broken.count for at in every for attack in at.attacks)
     assert "the first 8 of them" in result.stdout
     assert str(tmp_path / "r" / "record.json") in result.stdout
+
+
+@pytest.mark.parametrize(
+    "recipe", ["a word", "[]", '{"epochs": -1}', '{"epochs": 3, "other": 1}', '{"epochs": "3"}', None]
+)
+def test_a_recipe_that_cannot_be_read_is_not_stated(recipe: str | None) -> None:
+    metadata = {"recipe_name": "mine", "seed": "1"} | ({} if recipe is None else {"recipe": recipe})
+    info = _training_info(metadata)
+    assert info is not None
+    assert (info.settings, info.epochs) == ({}, None)
 
 
 def test_the_next_command_adds_the_run_to_a_leaderboard(

@@ -148,7 +148,7 @@ def test_a_models_page_shows_what_is_known_of_it(site):
         "b" * 64,
         run.record.tables.images_sha256,
         "torch 2.15.0",
-        "recipe sandwich_cnn.mnist, seed 0, tuned on: validation",
+        "recipe sandwich_cnn.mnist, seed 0, tuned on: validation, epochs 40",
         "@misc{timm-lipschitz-mnist-sandwich-cnn-mnist,",
         "@inproceedings{wang2023direct,",
         r"sandwich\_cnn.mnist & 3,000,000 &",

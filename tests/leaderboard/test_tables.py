@@ -33,7 +33,7 @@ def test_build_writes_a_ranked_table_with_clean_certified_and_attacked_side_by_s
     header, _, *rows = rows_of_markdown(text)
     assert header[:6] == ["Rank", "Model", "Clean", *(f"Certified l2:{eps}" for eps in ("36/255", "1.0", "1.58"))]
     assert header[6:9] == [f"Attacked l2:{eps}" for eps in ("36/255", "1.0", "1.58")]
-    assert header[9:] == ["Parameters", "Images", "Time", "Certificate", "Attacks", "Record"]
+    assert header[9:] == ["Parameters", "Epochs", "Images", "Time", "Certificate", "Attacks", "Record"]
     assert [row[0] for row in rows] == ["1", "2"]
     assert "Ranked by certified accuracy at l2:1.58, ties by l2:1.0, l2:36/255, clean accuracy." in text
     for row in rows:
@@ -45,7 +45,7 @@ def test_build_writes_a_ranked_table_with_clean_certified_and_attacked_side_by_s
             low, high = figures.robust.interval_percent
             attacked = figures.attacks[0].attacked.count
             assert row[6 + column] == f"{figures.robust.percent} [{low}, {high}], {attacked} of 50 attacked"
-        assert row[9:12] == ["3,000,000", "300", "1 min 01 s"]
+        assert row[9:13] == ["3,000,000", "40", "300", "1 min 01 s"]
         link = re.fullmatch(r"\[record\]\((.*)\)", row[-1])[1]
         assert (board / "mnist" / link).is_file()
 

@@ -109,7 +109,7 @@ def test_a_certificate_that_only_rounding_gives_is_found(entry: Run, dataset: Im
     nearest = float(np.nextafter(radius, np.inf))
     at = next(f for f in entry.record.results.threat_models)
     results = entry.record.results.model_copy(
-        update={"threat_models": (at.model_copy(update={"threat_model": f"l2:{nearest:.17f}"}),)}
+        update={"threat_models": (at.model_copy(update={"threat_model": f"l2:{nearest!r}"}),)}
     )
     run = replace(entry, record=entry.record.model_copy(update={"results": results}))
     embellished = with_images(scale("radius", row, 1 + 1e-12))(run)
@@ -147,6 +147,10 @@ def test_a_statement_that_was_not_proved_and_another_training_are_found(entry: R
     assert "speak of arithmetic 'float32' in the record, 'real' was measured" in text
     assert claims(certification=certification.model_copy(update={"arithmetic": _WEAKER})) == []
     assert claims(training=seed_0) == claims(training=None) == []
+    checked = checked.model_copy(update={"training": seed_0.model_copy(update={"settings": {"epochs": 40}})})
+    assert claims(training=seed_0) == [], "a record from before settings were recorded"
+    (text,) = claims(training=seed_0.model_copy(update={"settings": {"epochs": 4}}))
+    assert "'epochs': 4}" in text
     (text,) = claims(training=seed_1)
     assert "seed=1" in text
     assert "the checkpoint says" in text

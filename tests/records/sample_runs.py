@@ -124,7 +124,7 @@ def sample_run(
         seed=seed,
         numeric=NumericFlags(device="cpu", attack_dtype="float32", tf32_matmul=False, tf32_cudnn=False, autocast=False),
         versions={"python": "3.11.7", "torch": "2.15.0"},
-        training=TrainingInfo(recipe="sandwich_cnn.mnist", seed=0, tuned_on="validation"),
+        training=TrainingInfo(recipe="sandwich_cnn.mnist", seed=0, tuned_on="validation", settings={"epochs": 40}),
         status=status,  # type: ignore[arg-type]
     )
     return Sample(record=record, images=images, attacks=table, run_info=sample_run_info())

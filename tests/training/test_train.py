@@ -212,11 +212,14 @@ def test_recipes():
     assert recipe_for("sandwich_cnn", "cifar100") == paper_recipe()
     assert recipe_for("sandwich_dnn", "tiny_imagenet") == paper_recipe(epochs=400)
     assert recipe_for("plain_cnn_large", "cifar10") == paper_recipe(None)
+    budget = RECIPES["mnist"]
+    assert budget == recipe_for("orthogonal_cnn", "mnist") == recipe_for("aol_cnn_large", "mnist"), "one for all"
+    assert recipe_for("plain_cnn", "mnist") == replace(budget, lipschitz=None)
+    assert recipe_for("sandwich_cnn", "mnist", "mnist") == budget
     shipped = recipe_for("sandwich_cnn", "mnist")
-    assert shipped == recipe_for("orthogonal_cnn", "mnist") == recipe_for("aol_cnn_large", "mnist"), (
-        "one budget for all"
-    )
-    assert recipe_for("plain_cnn", "mnist") == replace(shipped, lipschitz=None)
+    assert shipped == RECIPES["sandwich_cnn.mnist"]
+    with pytest.raises(InvalidInputError, match="no recipe is called 'imagenet'; there are mnist"):
+        recipe_for("sandwich_cnn", "mnist", "imagenet")
     assert shipped.tuned_on == "validation"
     assert shipped.with_overrides(epochs=None) == shipped
     assert shipped.with_overrides(epochs=20).tuned_on == "nothing", "a changed recipe was tuned on nothing"

@@ -30,6 +30,12 @@ def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name of this package.", show_default=False)],
     data: DataOption,
     data_dir: DataDirOption = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME", help="Another recipe than the model's own: mnist, sandwich_cnn.mnist."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, metavar="N", help="By default the recipe's.")] = None,
     seed: SeedOption = 0,
     out: Annotated[
@@ -77,8 +83,9 @@ def train(
 
     Trains on the training split and reports on the validation split, which is
     cut from the training set; the test set is not touched. Settings come from
-    the recipe for model and data set, where the package has one; options
-    replace them. Image size, channels and classes are those of the data.
+    the recipe for model and data set, where the package has one, or from
+    --recipe (the one called as the data set is the same for every family);
+    options replace them. Image size, channels and classes are those of the data.
 
     Under torchrun, each process takes a GPU and its part of every batch:
     --batch-size counts the images of all processes, and the gradients are those
@@ -110,7 +117,7 @@ def train(
     from ._torchrun import is_first, process_group, was_restarted, words_again
 
     name = _trainable(model)
-    recipe = recipe_for(name, data).with_overrides(
+    recipe = recipe_for(name, data, recipe_name).with_overrides(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

@@ -1,11 +1,12 @@
 """Who is evaluated, on what, by which settings: the manifest before a run, the record after it."""
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ import timm_lipschitz
 
 from ..certification import ARITHMETIC
 from ..data import ImageDataset
+from ..errors import InvalidInputError
 from ..layers.full_float32 import tf32_settings
 from ..models.loading import LoadedModel, weights_sha256
 from ..records import (
@@ -34,6 +36,7 @@ from ..records import (
     write_run,
 )
 from ..threat_model import ThreatModel
+from ..training import Recipe
 from .merging import NetworkBounds, Verdicts
 from .plan import Plan
 from .run_folder import RunFolder
@@ -177,6 +180,15 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
+def _training_settings(metadata: dict[str, str]) -> dict[str, Any]:
+    """The recipe that a checkpoint names, and in what its weights are stored; nothing where it is none of ours."""
+    try:
+        recipe = Recipe(**json.loads(metadata["recipe"])).to_dict()
+    except (KeyError, TypeError, ValueError, InvalidInputError):
+        return {}
+    return {**recipe, "stored": metadata.get("stored", "float32")}
+
+
 def _training_info(metadata: dict[str, str]) -> TrainingInfo | None:
     """What a checkpoint of `timm-lipschitz train` says of its training; None for weights from elsewhere."""
     if "recipe_name" not in metadata:
@@ -186,4 +198,5 @@ def _training_info(metadata: dict[str, str]) -> TrainingInfo | None:
         seed=int(metadata["seed"]),
         tuned_on="validation" if metadata.get("tuned_on") == "validation" else "nothing",
         data_sha256=metadata.get("train_data"),
+        settings=_training_settings(metadata),
     )

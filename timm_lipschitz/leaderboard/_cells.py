@@ -44,6 +44,12 @@ def images_cell(record: Record) -> str:
     return f"{'first ' if evaluated.kind == 'first' else ''}{evaluated.count} of {record.dataset.size}"
 
 
+def epochs_cell(record: Record) -> str:
+    """Epochs of training, or a dash where the record does not say."""
+    epochs = record.training.epochs if record.training else None
+    return DASH if epochs is None else str(epochs)
+
+
 def duration(seconds: float) -> str:
     """``42 s``, ``3 min 05 s``, ``2 h 10 min``, rounded up."""
     whole = math.ceil(seconds)

@@ -128,8 +128,12 @@ def _about_the_model(recorded: Record, measured: Record) -> Iterator[Finding]:
         hidden = set(measured.certification.asserted) - set(recorded.certification.asserted)
         for module in sorted(hidden):
             yield Finding(-1, f"the bound of {module} is asserted, and the record does not say so")
-    if None not in (recorded.training, measured.training) and recorded.training != measured.training:
-        yield Finding(-1, f"training: {recorded.training} recorded, the checkpoint says {measured.training}")
+    before, now = recorded.training, measured.training
+    if before is not None and now is not None:
+        if not before.settings:  # a record from before settings were recorded
+            now = now.model_copy(update={"settings": before.settings})
+        if before != now:
+            yield Finding(-1, f"training: {before} recorded, the checkpoint says {now}")
 
 
 def _lost_certificates(

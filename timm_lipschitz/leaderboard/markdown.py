@@ -9,6 +9,7 @@ from timm_lipschitz.leaderboard._cells import (
     attacked_cell,
     certificate_name,
     duration,
+    epochs_cell,
     images_cell,
 )
 from timm_lipschitz.leaderboard._escape import markdown_text
@@ -70,6 +71,7 @@ def _table(board: Board) -> list[str]:
         *(f"Certified {model}" for model in board.certified_columns),
         *(f"Attacked {model}" for model in board.attacked_columns),
         "Parameters",
+        "Epochs",
         "Images",
         "Time",
         "Certificate",
@@ -90,6 +92,7 @@ def _cells(board: Board, row: Row) -> list[str]:
         *(figure.percent if figure else DASH for figure in certified),
         *(attacked_cell(row.attacked.get(model)) for model in board.attacked_columns),
         f"{record.model.parameters:,}",
+        epochs_cell(record),
         images_cell(record),
         duration(row.entry.run.run_info.total_seconds),
         certificate_name(record),

@@ -22,7 +22,18 @@ def to_csv(board: Board) -> str:
 
 
 def _header(board: Board) -> list[str]:
-    header = ["rank", "id", "model", "family", "parameters", "lipschitz", "lipschitz_rigorous", "certificate"]
+    header = [
+        "rank",
+        "id",
+        "model",
+        "family",
+        "parameters",
+        "epochs",
+        "training_seed",
+        "lipschitz",
+        "lipschitz_rigorous",
+        "certificate",
+    ]
     header += ["evaluated", "split_size"] + [f"clean_{name}" for name in _FIGURE_COLUMNS]
     for model in board.certified_columns:
         header += [f"certified_{model}_{name}" for name in _FIGURE_COLUMNS]
@@ -39,6 +50,8 @@ def _cells(board: Board, row: Row) -> list[str]:
         record.model.name,
         record.model.family,
         str(record.model.parameters),
+        _text(record.training.epochs if record.training else None),
+        _text(record.training.seed if record.training else None),
         _text(record.model.lipschitz),
         _text(record.model.lipschitz_rigorous),
         certificate_name(record),

@@ -202,12 +202,22 @@ class NumericFlags(StrictModel):
 
 
 class TrainingInfo(StrictModel):
-    """Where the weights come from, as the checkpoint states it. ``tuned_on`` is the split that chose the recipe."""
+    """Where the weights come from, as the checkpoint states it. ``tuned_on`` is the split that chose the recipe.
+
+    ``settings`` are the recipe's: epochs, batch size, schedule. A record from before there was that field has none.
+    """
 
     recipe: Name
     seed: Seed
     tuned_on: Literal["validation", "nothing"]
     data_sha256: Sha256 | None = None
+    settings: SettingsMap = Field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int | None:
+        """How often training saw its images, None where the record does not say."""
+        epochs = self.settings.get("epochs")
+        return epochs if isinstance(epochs, int) else None
 
 
 class TableHashes(StrictModel):

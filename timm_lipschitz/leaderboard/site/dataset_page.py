@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, attacked_count, certificate_name, duration, images_cell
+from timm_lipschitz.leaderboard._cells import (
+    ROUNDING_NOTE,
+    attacked_count,
+    certificate_name,
+    duration,
+    epochs_cell,
+    images_cell,
+)
 from timm_lipschitz.leaderboard.ranking import Board, Row
 from timm_lipschitz.leaderboard.reported import ReportedRow
 from timm_lipschitz.leaderboard.site import charts
@@ -42,6 +49,8 @@ class _TableRow:
     certified: tuple[Cell | None, ...]
     attacked: tuple[_Attacked | None, ...]
     parameters: int
+    epochs: str
+    epochs_order: int
     milliseconds: str | None
     seconds: float | None
     images: str
@@ -91,6 +100,8 @@ def _table_row(board: Board, row: Row) -> _TableRow:
         ),
         attacked=tuple(_attacked(row, model) for model in board.attacked_columns),
         parameters=record.model.parameters,
+        epochs=epochs_cell(record),
+        epochs_order=(record.training.epochs if record.training else None) or -1,
         milliseconds=milliseconds_text(seconds) if seconds else None,
         seconds=seconds,
         images=images_cell(record),

@@ -72,7 +72,11 @@ def _training(record: Record) -> str:
     if training is None:
         return "Not stated by the checkpoint."
     data = f", data SHA-256 {training.data_sha256}" if training.data_sha256 else ""
-    return f"Recipe {markdown_text(training.recipe)}, seed {training.seed}, tuned on: {training.tuned_on}{data}."
+    settings = "".join(f", {name} {value}" for name, value in training.settings.items() if value is not None)
+    return (
+        f"Recipe {markdown_text(training.recipe)}, seed {training.seed}, tuned on: {training.tuned_on}{data}"
+        f"{markdown_text(settings)}."
+    )
 
 
 def _evaluation(record: Record) -> list[str]:

@@ -152,7 +152,8 @@ def _training(record: Record) -> str:
     training = record.training
     if training is None:
         return "not stated by the checkpoint"
-    return f"recipe {training.recipe}, seed {training.seed}, tuned on: {training.tuned_on}"
+    settings = "".join(f", {name} {value}" for name, value in training.settings.items() if value is not None)
+    return f"recipe {training.recipe}, seed {training.seed}, tuned on: {training.tuned_on}{settings}"
 
 
 def _on(flag: bool) -> str:
