@@ -206,6 +206,13 @@ def test_the_bound_and_the_image_size_come_with_the_model(train_data, validation
     assert model.num_classes == 3
 
 
+@pytest.mark.parametrize("name", ["sandwich_mlp.mnist", "sandwich_cnn.mnist"])
+def test_shipped_checkpoints_were_trained_by_the_recipes_of_their_names(name):
+    metadata = load_model(name).metadata
+    assert Recipe(**json.loads(metadata["recipe"])) == RECIPES[name] == recipe_for(*name.split("."))
+    assert metadata["recipe_name"] == name
+
+
 def test_recipes():
     assert recipe_for("sandwich_mlp", "mnist") is RECIPES["sandwich_mlp.mnist"]
     assert recipe_for("sandwich_mlp", "elsewhere") == Recipe()

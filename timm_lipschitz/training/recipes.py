@@ -94,8 +94,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "sandwich_mlp.mnist": Recipe(margin=1.2, epochs=40, ema_decay=0.99, tuned_on="validation"),
-    "sandwich_cnn.mnist": Recipe(margin=1.12, epochs=40, ema_decay=0.99, tuned_on="validation"),
+    "sandwich_mlp.mnist": Recipe(epochs=40, ema_decay=0.99, tuned_on="validation"),
+    "sandwich_cnn.mnist": Recipe(epochs=12, ema_decay=0.99, tuned_on="validation"),
     "mnist": Recipe(margin=1.2, epochs=15, ema_decay=0.99, tuned_on="validation"),
 }
 
