@@ -34,11 +34,11 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[hub.Upload, bool]]:
-    uploads: list[tuple[hub.Upload, bool]] = []
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[hub.Upload, bool, bool]]:
+    uploads: list[tuple[hub.Upload, bool, bool]] = []
 
-    def send(upload: hub.Upload, api: object, *, private: bool) -> str:
-        uploads.append((upload, private))
+    def send(upload: hub.Upload, api: object, *, private: bool, delete: bool) -> str:
+        uploads.append((upload, private, delete))
         return "https://hub.example/commit"
 
     monkeypatch.setattr(hub, "send", send)
@@ -65,16 +65,18 @@ def test_without_a_token_nothing_is_sent(root: Path, no_token: None, sent: list)
 def test_with_a_token(root: Path, token: str, sent: list) -> None:
     result = call("leaderboard", "publish", "--to", "me/board", "--dir", root, "--as", "space", "--private")
     assert result.exit_code == 0, result.output
-    ((upload, private),) = sent
-    assert (upload.repo_type, upload.repo_id, private) == ("space", "me/board", True)
+    ((upload, private, delete),) = sent
+    assert (upload.repo_type, upload.repo_id, private, delete) == ("space", "me/board", True, False)
     assert result.stdout.rstrip().endswith("https://hub.example/commit")
     assert token not in result.output
+    assert call("leaderboard", "publish", "--to", "me/board", "--dir", root, "--delete").exit_code == 0
+    assert [delete for _, _, delete in sent] == [False, True]
 
 
 def test_push(trained: Path, token: str, sent: list) -> None:
     result = call("push", f"local-dir:{trained}", "--to", "me/mine")
     assert result.exit_code == 0, result.output
-    ((upload, _),) = sent
+    ((upload, _, _),) = sent
     sent_weights = safetensors.torch.load(upload.files["model.safetensors"])
     weights = safetensors.torch.load_file(trained / "model.safetensors")
     assert sent_weights.keys() == weights.keys()

@@ -50,9 +50,23 @@ def test_files_arrive_in_one_commit(stand_in: Hub) -> None:
 @pytest.mark.parametrize("mirror", [True, False])
 def test_only_a_mirror_deletes_what_it_does_not_have(stand_in: Hub, mirror: bool) -> None:
     stand_in.files["datasets/me/board"] = {".gitattributes": b"", "old.json": b"{}", "kept.json": b"{}"}
-    send(Upload("me/board", "dataset", {"kept.json": b"[]"}, "new", mirror=mirror), api(stand_in))
+    send(Upload("me/board", "dataset", {"kept.json": b"[]"}, "new", mirror=mirror), api(stand_in), delete=True)
     expected = {".gitattributes": b"", "kept.json": b"[]", **({} if mirror else {"old.json": b"{}"})}
     assert stand_in.files["datasets/me/board"] == expected
+
+
+def test_a_mirror_deletes_nothing_that_nobody_allowed(stand_in: Hub) -> None:
+    """A mistyped name must not cost somebody's other repository; what a new Space comes with is no loss."""
+    upload = Upload("me/board", "space", {"a.json": b"[]"}, "new", mirror=True)
+    theirs = {f"{number}.bin": b"work" for number in range(7)}
+    stand_in.files["spaces/me/board"] = {".gitattributes": b"", "style.css": b"", **theirs}
+    with pytest.raises(HubError, match=r"holds 7 files .*\(0.bin, .*4.bin, \.\.\.\); nothing was sent: .* --delete"):
+        send(upload, api(stand_in))
+    assert stand_in.files["spaces/me/board"] == {".gitattributes": b"", "style.css": b"", **theirs}
+    for name in theirs:
+        del stand_in.files["spaces/me/board"][name]
+    send(upload, api(stand_in))
+    assert stand_in.files["spaces/me/board"] == {".gitattributes": b"", "a.json": b"[]"}
 
 
 @pytest.mark.parametrize("refuse", ["create", "preupload", "commit"])

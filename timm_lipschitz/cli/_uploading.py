@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 __all__ = ["upload_or_show"]
 
 
-def upload_or_show(upload: "Upload", *, dry_run: bool, private: bool) -> None:
+def upload_or_show(upload: "Upload", *, dry_run: bool, private: bool, delete: bool = False) -> None:
     """List the files of an upload, and send them unless ``dry_run``.
 
-    Raises `HubError` if the hub refuses, or if there is no token to send them with.
+    ``delete`` allows a mirror to delete what is not sent. Raises `HubError` if the hub refuses, or if there is no token
+    to send them with.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -33,4 +34,5 @@ def upload_or_show(upload: "Upload", *, dry_run: bool, private: bool) -> None:
             f"{total} would go to {upload.repo_type} {upload.repo_id}; nothing was sent, since there is no token: run "
             "hf auth login, or set HF_TOKEN"
         )
-    typer.echo(f"{total}: {send(upload, HfApi(token=token, library_name='timm-lipschitz'), private=private)}")
+    api = HfApi(token=token, library_name="timm-lipschitz")
+    typer.echo(f"{total}: {send(upload, api, private=private, delete=delete)}")

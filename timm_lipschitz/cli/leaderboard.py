@@ -207,23 +207,27 @@ def publish(
         RepositoryKind, typer.Option("--as", help="The entries as a data set, or the site as a static Space.")
     ] = RepositoryKind.dataset,
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete files of the repository that the leaderboards do not have.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
     leaderboards: DirOption = Path("leaderboards"),
 ) -> None:
     """Publish the leaderboards on the Hugging Face hub, after a check of everything.
 
-    One commit makes the repository what the leaderboards are: files that they
-    do not have are deleted there. The token is that of `hf auth login` or
-    HF_TOKEN.
+    One commit makes the repository what the leaderboards are. Where it holds
+    files that they do not have, nothing is sent unless --delete allows that
+    these are deleted. The token is that of `hf auth login` or HF_TOKEN.
 
     Examples:
       timm-lipschitz leaderboard publish --to me/robustness --dry-run
       timm-lipschitz leaderboard publish --to me/robustness --as space
+      timm-lipschitz leaderboard publish --to me/robustness --delete
     """
     from ..leaderboard.board_repository import board_upload
     from ._uploading import upload_or_show
 
-    upload_or_show(board_upload(leaderboards, to, kind.value), dry_run=dry_run, private=private)
+    upload_or_show(board_upload(leaderboards, to, kind.value), dry_run=dry_run, private=private, delete=delete)
 
 
 @leaderboard.command(name="export")
