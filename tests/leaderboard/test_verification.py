@@ -65,6 +65,21 @@ def test_attacks_are_repeated_on_images_that_they_were_given(tmp_path: Path, dat
     assert len(draw_sample(run, 100, 0, attacked=False)) == COUNT
 
 
+@pytest.mark.parametrize(("setting", "refuted"), [("steps", True), ("batch_size", False), ("queries l2:0.6", False)])
+def test_an_attack_with_other_settings_is_found(entry: Run, dataset: ImageDataset, setting: str, refuted: bool) -> None:
+    """Fewer steps under the same name leave more images standing."""
+    attack = entry.record.attacks[0]
+    name = f"{attack.name}.{setting}" if setting == "steps" else setting
+    assert name in attack.settings
+    weaker = attack.model_copy(update={"settings": {**attack.settings, name: 1}})
+    record = entry.record.model_copy(update={"attacks": (weaker, *entry.record.attacks[1:])})
+    found = again(replace(entry, record=record), dataset, attacks=True).findings
+    assert [finding.text for finding in found] == (
+        [f"pgdl2 ran with {name} 1 in the record, {attack.settings[name]} now"] if refuted else []
+    )
+    assert again(replace(entry, record=record), dataset).findings == (), "no attack was repeated"
+
+
 def with_images(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Run], Run]:
     """The run with some columns of its table of images changed; its attacks are left out."""
 

@@ -15,6 +15,9 @@ verdict of an attack
     an image recorded as certified is not broken. An attack draws random numbers, so other images may change sides; if
     both runs are draws of one attack, as many do so in one direction as in the other. `SIGNIFICANCE` is the probability
     below which an excess of images that stood and are broken now is no accident (one-sided sign test).
+settings of an attack
+    those that both runs state are equal, but for the batch size and the library's version: a weaker attack under a
+    strong one's name would leave images standing.
 """
 
 import math
@@ -37,6 +40,8 @@ RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
 
 _WEAKER: Arithmetic = "real, logits rounded to float64"  # of records from before those roundings were counted
+
+_OF_THE_RUN = {"batch_size", "library_version", "notes"}
 
 # Not the family, which follows from how the model is named.
 _MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
@@ -90,6 +95,7 @@ def compare(recorded: Run, measured: Run, sample: NDArray[np.int64]) -> Comparis
     result.findings += _examples_inside(recorded, now.radius, sample)
     if smaller := int((before.radius < now.radius * (1 - RADIUS_TOLERANCE)).sum()):
         result.remarks.append(f"{smaller} of {len(sample)} radii are recorded smaller than measured now")
+    result.findings += _other_settings(recorded.record, measured.record)
     _compare_attacks(recorded, measured, sample, result)
     result.findings.sort()
     return result
@@ -161,6 +167,19 @@ def _examples_inside(recorded: Run, radius: NDArray[np.float64], sample: NDArray
                 image,
                 f"{table.attack[row]} at {at} recorded an adversarial example at L2 distance {longest:.9g} at most, "
                 f"inside the radius {proved:.9g} measured now",
+            )
+
+
+def _other_settings(recorded: Record, measured: Record) -> Iterator[Finding]:
+    ran = {attack.name: attack.settings for attack in measured.attacks}
+    for attack in recorded.attacks:
+        now = ran.get(attack.name, {})
+        for name in sorted(attack.settings.keys() & now.keys()):
+            # a name with a space is a count of this run: "queries l2:1.0"
+            if " " in name or name in _OF_THE_RUN or attack.settings[name] == now[name]:
+                continue
+            yield Finding(
+                -1, f"{attack.name} ran with {name} {attack.settings[name]!r} in the record, {now[name]!r} now"
             )
 
 
