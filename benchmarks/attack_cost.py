@@ -257,7 +257,8 @@ def _audit(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Names
 def _overhead(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Namespace, device: Any) -> dict[str, Any]:
     """Seconds of `evaluate` without its certification, over those of the attack classes alone on the same images.
 
-    Both run chunk by chunk from the same seeds, on the images that no certificate decides; medians over the repeats.
+    Both run chunk by chunk from the same seeds, on the images that no certificate decides; medians over the repeats,
+    and the ratio within a repeat. Without such images there is no ratio.
     """
     from timm_lipschitz.evaluation import evaluate
     from timm_lipschitz.records import Status
@@ -285,14 +286,14 @@ def _overhead(loaded: Any, dataset: Any, threat_model: Any, options: argparse.Na
         index = [int(i) for i, status in zip(run.attacks.index, run.attacks.status, strict=True) if status in undecided]
         images = len(index)
         bare.append(_bare(loaded.model, dataset, index, threat_model, options, device))
-    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
+    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)] if images else []
     return {
         "threat_model": str(threat_model),
         "images": images,
         "repeats": options.overhead,
         "seconds": statistics.median(ours),
         "bare_seconds": statistics.median(bare),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None,
     }
 
 
@@ -405,8 +406,8 @@ def print_result(result: dict[str, Any]) -> None:
     for row in result.get("audit", ()):
         output().print(f"audit at {row['threat_model']}: {row['audited']} of {row['certified']} certified, none broken")
     for row in result.get("overhead", ()):
-        ratio = row["ratio"]["median"]
-        output().print(f"engine over bare attack classes at {row['threat_model']}, {row['images']} images: {ratio:.3f}")
+        ratio = f"{row['ratio']['median']:.3f}" if row["ratio"] else "nothing to compare"
+        output().print(f"engine over bare attack classes at {row['threat_model']}, {row['images']} images: {ratio}")
     if "ranks" in result:
         ranks, record = result["ranks"], "the same record" if result["ranks"]["same_record"] else "ANOTHER RECORD"
         output().print(f"one rank over {list(ranks['seconds'])[-1]}: {ranks['ratio']:.2f}, {record}")
