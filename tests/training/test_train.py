@@ -206,6 +206,15 @@ def test_the_bound_and_the_image_size_come_with_the_model(train_data, validation
     assert model.num_classes == 3
 
 
+def test_a_recipe_goes_by_its_own_name(train_data, validation_data, recipe, tmp_path, monkeypatch):
+    """Whatever the model: a network trained by the budget of all families does not claim the recipe of its own name."""
+    monkeypatch.setitem(RECIPES, "shared", recipe)
+    train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / "shared")
+    train("sandwich_mlp", train_data, validation_data, recipe.with_overrides(epochs=2), tmp_path / "other")
+    names = [load_model(f"local-dir:{tmp_path / folder}").metadata["recipe_name"] for folder in ("shared", "other")]
+    assert names == ["shared", f"sandwich_mlp.{train_data.name}"]
+
+
 @pytest.mark.parametrize("name", ["sandwich_mlp.mnist", "sandwich_cnn.mnist"])
 def test_shipped_checkpoints_were_trained_by_the_recipes_of_their_names(name):
     metadata = load_model(name).metadata
