@@ -1,5 +1,6 @@
 """The evaluated model: certified where it can be, and executed in float32 by the attacks."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,8 @@ from ..certification.bounds import asserted_modules
 from ..certification.certify import Certifier
 from ..data import check_labels
 from ..errors import InvalidInputError
-from ..folding import explicit_steps, fold, fold_steps, input_shape
+from ..folding import FoldedNetwork, explicit_steps, fold_steps, input_shape
+from ..layers.fusing import settled
 from ..models.loading import LoadedModel
 
 __all__ = ["CleanAndCertified", "Subject", "as_loaded"]
@@ -86,7 +88,8 @@ class Subject:
         """What the attacks run: the folded network in float32, or the model itself where it cannot be folded."""
         network = self.model
         if self.certifiable:
-            network = fold(self.model).float().to(self.device).requires_grad_(False)
+            folded = copy.deepcopy(self.float64)
+            network = settled(folded, self.model).float().to(self.device).requires_grad_(False)
         # One graph for all sizes of a batch: a graph for each would depend on which came first, and so would rounding
         return torch.compile(network, dynamic=True) if self.compiled else network  # type: ignore[return-value]
 
@@ -146,7 +149,7 @@ class Subject:
         return logits
 
     @cached_property
-    def float64(self) -> nn.Module:
+    def float64(self) -> FoldedNetwork:
         """The folded network in float64, which a certificate speaks of."""
         steps = explicit_steps(self.model)
         return fold_steps(steps, input_shape(self.model), float(self.model.lipschitz)).to(self.device)  # type: ignore[arg-type]
