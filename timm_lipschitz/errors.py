@@ -35,6 +35,10 @@ class AttackError(TimmLipschitzError):
     """An attack that cannot be run on this model, data set or threat model."""
 
 
+class OutOfMemoryError(TimmLipschitzError, MemoryError):
+    """Memory that runs out even for one image at a time."""
+
+
 class RecordError(TimmLipschitzError):
     """A record or per-image table that breaks its schema, its hashes or the order certified <= attacked <= clean."""
 

@@ -6,22 +6,22 @@ from attacks.faulty import fake_attack
 from attacks.tiny_models import Linear, grey_images, predicted
 from torch import nn
 
-from timm_lipschitz.attacks import run_attack
-from timm_lipschitz.errors import AttackError
+from timm_lipschitz.attacks import clean_logits, run_attack
+from timm_lipschitz.errors import AttackError, OutOfMemoryError
 from timm_lipschitz.threat_model import ThreatModel
 
 NEAR = ThreatModel.parse("l2:0.3")
 
 
 class Small(nn.Module):
-    """Has memory for gradients of ``room`` images; raises ``failure`` beyond."""
+    """Has memory for ``room`` images, or for their gradients alone; raises ``failure`` beyond."""
 
-    def __init__(self, room: int, failure: Exception) -> None:
+    def __init__(self, room: int, failure: Exception, gradients: bool = True) -> None:
         super().__init__()
-        self.model, self.room, self.failure = Linear(5), room, failure
+        self.model, self.room, self.failure, self.gradients = Linear(5), room, failure, gradients
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.requires_grad and len(images) > self.room:
+        if (images.requires_grad or not self.gradients) and len(images) > self.room:
             raise self.failure
         return self.model(images)
 
@@ -49,6 +49,15 @@ def test_one_image_that_does_not_fit_is_an_error(few_steps):
     model = Small(0, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(AttackError, match="runs out of memory even on image 0 alone"):
         run_attack(model, images, predicted(model, images), NEAR, "pgdl2", seed=0)
+
+
+def test_clean_images_that_do_not_fit_are_halved_too():
+    images, failure = grey_images(10), torch.OutOfMemoryError("CUDA out of memory")
+    whole = clean_logits(Linear(5), images, 10, torch.device("cpu"))
+    halved = clean_logits(Small(3, failure, gradients=False), images, 10, torch.device("cpu"))
+    torch.testing.assert_close(halved, whole, rtol=1e-6, atol=0)
+    with pytest.raises(OutOfMemoryError, match="even on one image alone: CUDA out of memory"):
+        clean_logits(Small(0, failure, gradients=False), images, 10, torch.device("cpu"))
 
 
 def test_other_errors_are_not_taken_for_it():

@@ -13,8 +13,8 @@ from certification.networks import LinearNet, grid_images, linear_net, random_im
 from torch import Tensor, nn
 
 from timm_lipschitz import certify, fold
-from timm_lipschitz.certification import network_bound
-from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError
+from timm_lipschitz.certification import Certifier, network_bound
+from timm_lipschitz.errors import InvalidInputError, NonFiniteError, NotCertifiableError, OutOfMemoryError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import Flatten, LipschitzSequential, SandwichConv2d, SandwichFourierConv2d
 
@@ -55,6 +55,27 @@ def test_point_at_the_radius_lies_on_the_boundary_of_a_linear_network() -> None:
         beyond = torch.stack([image + (1 + 1e-9) * step for step in steps])
         assert (predicted(model, inside) == label).all()
         assert (predicted(model, beyond) != label).any()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, room, sizes = small_net().eval(), 3, []
+    images = random_images(model, 10)
+    whole, run = certify(model, images), Certifier._run
+
+    def scarce(certifier: Certifier, images: Tensor) -> list[Tensor]:
+        if len(images) > room:
+            raise torch.OutOfMemoryError("no more")
+        sizes.append(len(images))
+        return run(certifier, images)
+
+    monkeypatch.setattr(Certifier, "_run", scarce)
+    halved = certify(model, images)
+    assert sizes == [3, 2, 3, 2]
+    assert torch.equal(halved.prediction, whole.prediction)
+    torch.testing.assert_close(halved.radius, whole.radius, rtol=1e-10, atol=1e-12)
+    room = 0
+    with pytest.raises(OutOfMemoryError, match="memory runs out even on one image alone: no more"):
+        certify(model, images)
 
 
 @pytest.mark.parametrize("normalized_head", [True, False])

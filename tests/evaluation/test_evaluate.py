@@ -23,6 +23,7 @@ from timm_lipschitz.errors import (
     CertificateViolation,
     InvalidInputError,
     NonFiniteError,
+    OutOfMemoryError,
     RecordError,
     RunDirectoryError,
     TimmLipschitzError,
@@ -467,7 +468,7 @@ def test_running_out_of_memory_is_not_taken_for_a_wrong_size(tmp_path):
     def scarce(pixels: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no more")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemoryError, match="even on one image alone: no more"):
         evaluate(scarce, noise(), ["l2:0.1"], run_dir=tmp_path)
 
 

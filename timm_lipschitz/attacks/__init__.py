@@ -8,7 +8,6 @@ from timm_lipschitz.attacks._conditions import frozen_for_attack
 from timm_lipschitz.attacks._guard import clean_logits
 from timm_lipschitz.attacks._inputs import check_float32
 from timm_lipschitz.attacks._loop import Progress
-from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._plan import Cost, Kind, NamedAttack, Plan, Problem, SubAttack, longest_costs
 from timm_lipschitz.attacks._seeding import checked_seed, stable_seed
 from timm_lipschitz.attacks.catalogue import ATTACK_SETS, CATALOGUE, attack_names, expand_sets, find_attack
@@ -33,9 +32,7 @@ __all__ = [
     "clean_logits",
     "expand_sets",
     "find_attack",
-    "free_cached_memory",
     "frozen_for_attack",
-    "is_out_of_memory",
     "longest_costs",
     "project_to_ball",
     "run_attack",

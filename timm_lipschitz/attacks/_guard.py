@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from timm_lipschitz.attacks._closest import ClosestQueries
-from timm_lipschitz.attacks._memory import is_out_of_memory
 from timm_lipschitz.errors import InvalidInputError, NonFiniteError, TimmLipschitzError
+from timm_lipschitz.memory import in_halves, is_out_of_memory
 
 # How far outside [0, 1] outputs, and how far from 1 their sums, may be and still count as probabilities.
 _PROBABILITY_TOLERANCE: Final = 1e-5
@@ -81,22 +81,24 @@ def clean_logits(model: nn.Module, images: Tensor, batch_size: int, device: torc
         InvalidInputError: the model fails on images of this shape, does not return (N, K) float32 logits with K >= 2,
             gives two answers for one batch, or returns probabilities: every output in [0, 1], every row summing to 1.
         NonFiniteError: a logit is NaN or infinite; names the image.
+        OutOfMemoryError: not even one image fits; a batch that does not is halved.
     """
-    parts = []
+
+    def checked(rows: Tensor) -> Tensor:
+        batch = images[rows].to(device)
+        logits = _first_logits(model, batch)
+        _check_form(model, logits, len(batch))
+        check_finite(logits, rows.tolist())
+        if not torch.equal(logits, model(batch)):
+            raise InvalidInputError(
+                f"{_name(model)} is not deterministic: two forwards of images {int(rows[0])} to {int(rows[-1])} differ "
+                "in evaluation mode. Fix its noise or its state: success against one draw proves nothing."
+            )
+        return logits.clone()
+
     with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size].to(device)
-            logits = _first_logits(model, batch)
-            _check_form(model, logits, len(batch))
-            check_finite(logits, range(start, start + len(batch)))
-            if not torch.equal(logits, model(batch)):
-                raise InvalidInputError(
-                    f"{_name(model)} is not deterministic: two forwards of images {start} to "
-                    f"{start + len(batch) - 1} differ in evaluation mode. Fix its noise or its state: success against "
-                    "one draw proves nothing."
-                )
-            parts.append(logits.clone())
-    logits = torch.cat(parts)
+        batches = torch.arange(len(images)).split(batch_size)
+        logits = torch.cat([part for rows in batches for part in in_halves(checked, rows)])
     if _are_probabilities(logits):
         raise InvalidInputError(
             f"{_name(model)} returns probabilities: all outputs lie in [0, 1] and every row sums to 1. Return "

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from timm_lipschitz.attacks._closest import ClosestQueries
 from timm_lipschitz.attacks._guard import GuardedModel
-from timm_lipschitz.attacks._memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.attacks._outcome import Outcome
 from timm_lipschitz.attacks._plan import Kind, Perturb, Plan, SubAttack
 from timm_lipschitz.attacks._seeding import seed_generators
 from timm_lipschitz.attacks.verification import verify
 from timm_lipschitz.errors import AttackError, NonFiniteError
+from timm_lipschitz.memory import free_cached_memory, is_out_of_memory
 from timm_lipschitz.threat_model import ThreatModel
 
 Progress: TypeAlias = Callable[[int, int, str], None]

@@ -34,6 +34,7 @@ from ..layers.full_float32 import full_float32
 from ..layers.operators import slack
 from ..layers.segments import Segment, segments
 from ..layers.sequential import IMAGES_AT_ONCE
+from ..memory import in_halves
 from .bounds import asserted_modules, network_bound
 from .rounding import FLOAT32, FLOAT64, network_rounding, norms, without_scales
 
@@ -86,7 +87,8 @@ def certify(
     batch, keep a `Certifier`.
 
     Raises `InvalidInputError` for bad images, labels or arithmetic, `NotCertifiableError` for a model in training mode
-    or without a known bound, and `NonFiniteError` for weights or logits that are NaN or infinite.
+    or without a known bound, `NonFiniteError` for weights or logits that are NaN or infinite, and `OutOfMemoryError`
+    where one image alone does not fit (a batch that does not is halved).
     """
     return Certifier(model, arithmetic)(images, labels, batch_size=batch_size, progress=progress)
 
@@ -185,7 +187,7 @@ class Certifier:
         with full_float32(self._device):
             for start in range(0, len(images), batch_size):
                 parts = images[start : start + batch_size].split(at_once)
-                found += [self._run(part.to(self._device)) for part in parts]
+                found += [result for part in parts for result in in_halves(self._run, part)]
                 if progress is not None:
                     progress(min(start + batch_size, len(images)), len(images))
         logits, executed, error, *exact = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
@@ -218,7 +220,7 @@ class Certifier:
         found = self(images)
         radius = torch.zeros_like(found.radius) if self._in_ball is None else found.radius
         with full_float32(self._device):
-            exact = [sizes.cpu() for sizes in self._run(images.to(self._device))[3:]]
+            exact = [sizes.cpu() for sizes in self._run(images)[3:]]
         shares = rounding.shares(exact, radius).amax(dim=1) * math.sqrt(2) * slack(4)
         return tuple(
             SegmentError(*operation, share) for operation, share in zip(self._operations, shares.tolist(), strict=True)
@@ -226,6 +228,7 @@ class Certifier:
 
     def _run(self, images: Tensor) -> list[Tensor]:
         """Float64 logits and those executed, a bound of the former's error, and sizes of what enters each segment."""
+        images = images.to(self._device)
         x = weighted = images.to(torch.float64)
         inputs = []
         for segment, part in zip(self._segments, self._at_image.parts, strict=True):

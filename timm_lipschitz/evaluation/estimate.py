@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..attacks import Problem, find_attack, free_cached_memory, is_out_of_memory, longest_costs
+from ..attacks import Problem, find_attack, longest_costs
 from ..data import ImageDataset
+from ..memory import free_cached_memory, is_out_of_memory
 from ..records import ImageTable, Manifest, certified_mask
 from .subject import Subject
 from .units import AttackUnit, attack_units
