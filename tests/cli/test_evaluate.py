@@ -56,6 +56,21 @@ def test_the_table_shows_the_record(images: Path, trained: Path, tmp_path: Path)
     assert str(tmp_path / "r" / "record.json") in result.stdout
 
 
+def test_attack_at_leaves_the_other_threat_models_certified_only(images: Path, trained: Path, tmp_path: Path) -> None:
+    typed = arguments(images, f"local-dir:{trained}", *ATTACKS, "--attack-at", "l2:1")
+    estimate = call("--debug", *typed, "--dry-run")
+    assert (estimate.exit_code, "l2:0.5" in estimate.stdout, "l2:1" in estimate.stdout) == (0, False, True)
+    result = call("--debug", *typed, "--run-dir", tmp_path / "r")
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, second = read_run(tmp_path / "r").record.results.threat_models
+    assert (first.threat_model, first.attacks, first.robust) == ("l2:0.5", (), None)
+    assert [attack.attack for attack in second.attacks] == ["apgd", "pgdl2"]
+
+    refused = call(*typed, "--attack-at", "l2:2")
+    assert refused.exit_code == 1
+    assert "l2:2 is to be attacked but is not among the threat models; add it there" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "recipe", ["a word", "[]", '{"epochs": -1}', '{"epochs": 3, "other": 1}', '{"epochs": "3"}', None]
 )
@@ -211,6 +226,6 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--dry-run"))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [line.split()[0] for line in result.stdout.splitlines() if " at l2:" in line] == ["pgdl2", "apgd"] * 2
+    assert [line.split()[0] for line in result.stdout.splitlines() if " at l2:" in line] == ["apgd", "pgdl2"] * 2
     assert "at most" in result.stdout
     assert list(tmp_path.iterdir()) == []

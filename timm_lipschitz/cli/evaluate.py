@@ -44,6 +44,15 @@ def evaluate(
             show_default="none: certify only",
         ),
     ] = None,
+    attack_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack-at",
+            metavar="NORM:EPS",
+            help="Attack at this threat model only, and certify at all of them; may be repeated.",
+            show_default="every threat model",
+        ),
+    ] = None,
     limit: LimitOption = None,
     attack_limit: Annotated[
         int | None,
@@ -123,9 +132,8 @@ def evaluate(
     from ._subjects import load_subject, pick_device
     from ._torchrun import words_again
 
-    make_plan(
-        threat_model or DEFAULT_THREAT_MODELS, attack or ()
-    )  # a wrong name is known before data and model are read
+    threat_models, attacks = threat_model or DEFAULT_THREAT_MODELS, attack or ()
+    make_plan(threat_models, attacks, attack_at)  # a wrong name is known before data and model are read
     name = make_record_id(model) if record_id is None else safe_record_id(record_id)
     if run_dir is None and not dry and (resume or "RANK" in os.environ):
         raise InvalidInputError(
@@ -142,8 +150,9 @@ def evaluate(
                 dry_run(
                     loaded,
                     dataset,
-                    threat_model or DEFAULT_THREAT_MODELS,
-                    attack or (),
+                    threat_models,
+                    attacks,
+                    attack_at=attack_at,
                     limit=limit,
                     attack_limit=attack_limit,
                     audit=audit,
@@ -164,8 +173,9 @@ def evaluate(
         run = run_evaluation(
             loaded,
             dataset,
-            threat_model or DEFAULT_THREAT_MODELS,
-            attack or (),
+            threat_models,
+            attacks,
+            attack_at=attack_at,
             run_dir=folder,
             resume=resume,
             audit=audit,
