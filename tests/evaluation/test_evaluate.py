@@ -457,6 +457,8 @@ def narrow(pixels: torch.Tensor) -> torch.Tensor:
 def test_images_of_another_size_than_a_plain_model_takes_are_a_line(model, message, tmp_path):
     with pytest.raises(InvalidInputError, match=message):
         dry_run(model, noise(), ["l2:0.1"], ["pgdl2"])
+    with pytest.raises(InvalidInputError, match=message):
+        dry_run(model, noise(), ["l2:0.1"], ["pgdl2"], compile=True)
     with pytest.raises(InvalidInputError, match=message) as error:
         evaluate(model, noise(), ["l2:0.1"], ["pgdl2"], run_dir=tmp_path)
     assert "images of shape (1, 6, 6) (channels, height, width)" in str(error.value)

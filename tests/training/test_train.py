@@ -211,15 +211,24 @@ def test_a_recipe_goes_by_its_own_name(train_data, validation_data, recipe, tmp_
     monkeypatch.setitem(RECIPES, "shared", recipe)
     train("sandwich_mlp", train_data, validation_data, recipe, tmp_path / "shared")
     train("sandwich_mlp", train_data, validation_data, recipe.with_overrides(epochs=2), tmp_path / "other")
-    names = [load_model(f"local-dir:{tmp_path / folder}").metadata["recipe_name"] for folder in ("shared", "other")]
-    assert names == ["shared", f"sandwich_mlp.{train_data.name}"]
+    train("plain_cnn", train_data, validation_data, replace(recipe, lipschitz=None), tmp_path / "plain")
+    folders = ("shared", "other", "plain")
+    names = [load_model(f"local-dir:{tmp_path / folder}").metadata["recipe_name"] for folder in folders]
+    assert names == ["shared", f"sandwich_mlp.{train_data.name}", "shared"]
 
 
-@pytest.mark.parametrize("name", ["sandwich_mlp.mnist", "sandwich_cnn.mnist"])
-def test_shipped_checkpoints_were_trained_by_the_recipes_of_their_names(name):
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("sandwich_mlp.mnist", "sandwich_mlp.mnist"),
+        ("sandwich_cnn.mnist", "sandwich_cnn.mnist"),
+        ("sandwich_bcop_cnn.cifar10_jpeg", "cifar10_jpeg"),
+    ],
+)
+def test_shipped_checkpoints_were_trained_by_the_recipes_that_they_name(name, recipe):
     metadata = load_model(name).metadata
-    assert Recipe(**json.loads(metadata["recipe"])) == RECIPES[name] == recipe_for(*name.split("."))
-    assert metadata["recipe_name"] == name
+    assert Recipe(**json.loads(metadata["recipe"])) == RECIPES[recipe] == recipe_for(*name.split("."))
+    assert metadata["recipe_name"] == recipe
 
 
 def test_recipes():
@@ -234,7 +243,7 @@ def test_recipes():
     assert recipe_for("sandwich_cnn", "mnist", "mnist") == budget
     shipped = recipe_for("sandwich_cnn", "mnist")
     assert shipped == RECIPES["sandwich_cnn.mnist"]
-    with pytest.raises(InvalidInputError, match="no recipe is called 'imagenet'; there are mnist"):
+    with pytest.raises(InvalidInputError, match="no recipe is called 'imagenet'; there are cifar10_jpeg, mnist, sandwich"):
         recipe_for("sandwich_cnn", "mnist", "imagenet")
     assert shipped.tuned_on == "validation"
     assert shipped.with_overrides(epochs=None) == shipped

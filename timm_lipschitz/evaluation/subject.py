@@ -96,10 +96,12 @@ class Subject:
     def require_executable(self, images: Tensor) -> None:
         """Runs the network and an input gradient once, if it is compiled, on images (B, C, H, W).
 
-        Raises `InvalidInputError` where the compiler fails or is missing.
+        Raises `InvalidInputError` where the compiler fails or is missing, and for a model that fails on such images.
         """
         if not self.compiled:
             return
+        if not self.certifiable:  # the model's own refusal, before the compiler has a part in it
+            clean_logits(self.model, images, len(images), self.device)
         pixels = images.to(self.device).requires_grad_()
         try:
             with torch.enable_grad():

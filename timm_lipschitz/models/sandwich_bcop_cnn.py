@@ -12,7 +12,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..layers import SandwichConv2d
-from ._cfg import cfg
+from ._cfg import cfg, shipped
 from ._trunk import LayerFamily, LipschitzNet
 
 __all__ = ["sandwich_bcop_cnn", "sandwich_bcop_cnn_large", "sandwich_bcop_cnn_medium"]
@@ -21,7 +21,8 @@ _EXPLICIT = LayerFamily(stage=SandwichConv2d, pool_grid=8)
 
 default_cfgs = generate_default_cfgs(
     {
-        "sandwich_bcop_cnn": cfg(fixed_input_size=False),
+        "sandwich_bcop_cnn.cifar10_jpeg": cfg(fixed_input_size=False, file=shipped("sandwich_bcop_cnn.cifar10_jpeg")),
+        "sandwich_bcop_cnn.*": cfg(fixed_input_size=False),
         "sandwich_bcop_cnn_medium": cfg(fixed_input_size=False),
         "sandwich_bcop_cnn_large": cfg(fixed_input_size=False),
     }

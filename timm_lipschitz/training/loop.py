@@ -26,7 +26,7 @@ from ..folding import explicit_steps
 from .checkpoint import dump_metadata, load_state, round_parameters, save_model, save_state
 from .execution import Execution
 from .ranks import rank, require_same, sum_over_ranks, wait_for_all, world_size
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe, name_of
 from .schedules import make_schedule
 from .task import PrecisionTask
 
@@ -200,9 +200,7 @@ def train(
     round_parameters(trained, stored)
     metadata = dump_metadata(
         **identity,
-        recipe_name=next(
-            (name for name, known in RECIPES.items() if known == recipe), f"{model_name}.{train_data.name}"
-        ),
+        recipe_name=name_of(recipe) or f"{model_name}.{train_data.name}",
         tuned_on=recipe.tuned_on,
         dataset=train_data.name,
         split=train_data.split,
