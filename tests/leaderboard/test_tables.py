@@ -6,7 +6,7 @@ import re
 
 import pytest
 from leaderboard.boards import HOSTILE, add_run, hostile_runs
-from records.sample_runs import sample_run
+from records.sample_runs import sample_model, sample_run
 
 from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.leaderboard import build, check
@@ -48,6 +48,15 @@ def test_build_writes_a_ranked_table_with_clean_certified_and_attacked_side_by_s
         assert row[9:13] == ["3,000,000", "40", "300", "1 min 01 s"]
         link = re.fullmatch(r"\[record\]\((.*)\)", row[-1])[1]
         assert (board / "mnist" / link).is_file()
+
+
+def test_weights_from_a_folder_go_by_the_id_of_their_record(board, tmp_path):
+    mine = sample_run(count=300, attacked=50, record_id="mine.mnist", model=sample_model(name="local-dir:runs/mine"))
+    add_run(tmp_path, board, mine)
+    build(board)
+    text = (board / "mnist" / "README.md").read_text(encoding="utf-8")
+    assert "| mine.mnist |" in text
+    assert "runs/mine" not in text
 
 
 def test_the_csv_holds_all_counts(board):

@@ -10,6 +10,11 @@ ROUNDING_NOTE = (
 )
 
 
+def entry_name(record: Record) -> str:
+    """The model's name; for weights from a folder, which means something on one machine alone, the record's id."""
+    return record.id if record.model.name.startswith("local-dir:") else record.model.name
+
+
 def attacked_cell(figures: ThreatModelFigures | None) -> str:
     """``88.0 [82.7, 91.8], 43 of 200 attacked``; a dash where the entry was not attacked."""
     if figures is None or figures.robust is None:

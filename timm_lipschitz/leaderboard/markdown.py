@@ -9,6 +9,7 @@ from timm_lipschitz.leaderboard._cells import (
     attacked_cell,
     certificate_name,
     duration,
+    entry_name,
     epochs_cell,
     images_cell,
 )
@@ -87,7 +88,7 @@ def _cells(board: Board, row: Row) -> list[str]:
     certified = [row.certified.get(model) for model in board.certified_columns]
     return [
         DASH if row.rank is None else str(row.rank),
-        markdown_text(record.model.name),
+        markdown_text(entry_name(record)),
         record.results.clean.percent,
         *(figure.percent if figure else DASH for figure in certified),
         *(attacked_cell(row.attacked.get(model)) for model in board.attacked_columns),

@@ -11,6 +11,7 @@ from math import floor
 from typing import Any
 
 from timm_lipschitz.errors import InvalidInputError
+from timm_lipschitz.leaderboard._cells import entry_name
 from timm_lipschitz.records import AttackFigures, Figure, Record
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -38,7 +39,7 @@ def model_info(record: Record, threat_model: str | None = None) -> dict[str, Any
         notes.insert(0, f"Certified accuracy {_percent(certified.certified)}% at the same eps.")
     return {
         "link": "",
-        "name": record.model.name,
+        "name": entry_name(record),
         "authors": "",
         "additional_data": None,
         "number_forward_passes": 1,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, entry_name
 from timm_lipschitz.leaderboard._escape import safe_link
 from timm_lipschitz.leaderboard.entries import Entry, dataset_names, entry_files, load_entry, record_ids
 from timm_lipschitz.leaderboard.ranking import Board, Row, rank
@@ -127,7 +127,7 @@ def _index_row(board: Board, row: Row) -> dict[str, Any]:
     record, figure = row.entry.run.record, row.certified.get(board.primary)
     return {
         "rank": row.rank,
-        "name": record.model.name,
+        "name": entry_name(record),
         "link": f"models/{board.dataset}/{record.id}.html",
         "clean": Cell.of(record.results.clean),
         "certified": Cell.of(figure) if figure else None,

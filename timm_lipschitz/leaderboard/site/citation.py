@@ -2,6 +2,7 @@
 
 import re
 
+from timm_lipschitz.leaderboard._cells import entry_name
 from timm_lipschitz.leaderboard._escape import one_line
 from timm_lipschitz.leaderboard.ranking import Board, Row
 
@@ -58,7 +59,7 @@ def bibtex(row: Row) -> str:
     year, month, day = info.finished[:10].split("-")
     key = re.sub(r"[^a-z0-9]+", "-", f"timm-lipschitz-{record.dataset.name}-{record.id}")
     entry = f"""@misc{{{key},
-  title = {{{latex_text(record.model.name)} on {latex_text(record.dataset.name)}: certified and attacked accuracy}},
+  title = {{{latex_text(entry_name(record))} on {latex_text(record.dataset.name)}: certified and attacked accuracy}},
   howpublished = {{Entry of the timm\\_lipschitz leaderboard}},
   note = {{weights SHA-256 {record.model.weights_sha256[:16]}, measured on {year}-{month}-{day}}},
   year = {{{year}}}
@@ -71,7 +72,7 @@ def latex_row(board: Board, row: Row) -> str:
     """A comment that names the columns, and the row: percentages rounded down, ``--`` where there is no figure."""
     record = row.entry.run.record
     names = ["model", "parameters", "clean"]
-    cells = [latex_text(record.model.name), f"{record.model.parameters:,}", record.results.clean.percent]
+    cells = [latex_text(entry_name(record)), f"{record.model.parameters:,}", record.results.clean.percent]
     for model in board.certified_columns:
         figure = row.certified.get(model)
         names.append(f"certified {model}")

@@ -9,6 +9,7 @@ from timm_lipschitz.leaderboard._cells import (
     attacked_count,
     certificate_name,
     duration,
+    entry_name,
     epochs_cell,
     images_cell,
 )
@@ -91,7 +92,7 @@ def _table_row(board: Board, row: Row) -> _TableRow:
     return _TableRow(
         rank=row.rank,
         id=record.id,
-        name=record.model.name,
+        name=entry_name(record),
         family=record.model.family,
         link=f"../models/{board.dataset}/{record.id}.html",
         clean=Cell.of(record.results.clean),
@@ -164,7 +165,7 @@ def _points(row: Row) -> list[dict[str, Any]]:
     for model, figures in row.attacked.items():
         if model.norm == "l2" and figures.robust is not None:
             cell = Cell.of(figures.robust)
-            text = f"{record.model.name}, attacked at {threat_model_name(model)}: {cell.text}"
+            text = f"{entry_name(record)}, attacked at {threat_model_name(model)}: {cell.text}"
             place = {"id": record.id, "radius": model.radius}
             points.append({**plotted(cell, figures.robust), **place, "text": text})
     return points

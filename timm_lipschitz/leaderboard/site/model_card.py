@@ -1,6 +1,6 @@
 """The model card of an entry, in Markdown: what its record says, in the form that hubs of models expect."""
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, attack_names, certificate_name, images_cell
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, attack_names, certificate_name, entry_name, images_cell
 from timm_lipschitz.leaderboard._escape import markdown_text
 from timm_lipschitz.records import Record, Run
 
@@ -10,7 +10,7 @@ def model_card(run: Run) -> str:
     record = run.record
     return "\n".join(
         [
-            f"# {markdown_text(record.model.name)}",
+            f"# {markdown_text(entry_name(record))}",
             "",
             *_model(record),
             "",

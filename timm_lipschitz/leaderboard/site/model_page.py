@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, certificate_name, duration
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, certificate_name, duration, entry_name
 from timm_lipschitz.leaderboard.ranking import Board, Row
 from timm_lipschitz.leaderboard.site import charts
 from timm_lipschitz.leaderboard.site.citation import bibtex, latex_row
@@ -79,7 +79,7 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
     found = brackets(run)
     info = known_dataset(board.dataset)
     context = {
-        "name": record.model.name,
+        "name": entry_name(record),
         "dataset": board.dataset,
         "split": record.dataset.split,
         "rank": row.rank,
@@ -103,8 +103,8 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
         "links": dict(links),
         "rounding_note": ROUNDING_NOTE,
     }
-    title = f"{record.model.name} on {board.dataset}: certified and attacked accuracy"
-    island = _island(run, found, record.model.name)
+    title = f"{entry_name(record)} on {board.dataset}: certified and attacked accuracy"
+    island = _island(run, found, entry_name(record))
     return Page("model.html.j2", title, root, LIBRARIES, island, context)
 
 
