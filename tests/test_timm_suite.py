@@ -1,4 +1,8 @@
-"""Every model passes timm's own model tests: all of them, and none is skipped."""
+"""Every model passes timm's own model tests: none is skipped, and one outcome differs on purpose.
+
+timm loads weights for colour images into a network for grey ones, adapting the first layer or drawing it anew. Here
+that is refused (`test_weights_of_another_input_fail_loudly`): adapted weights would be others than those trained.
+"""
 
 import xml.etree.ElementTree as ET
 from multiprocessing.context import BaseContext
@@ -27,15 +31,24 @@ PER_CONFIG = {"test_model_default_cfgs"}
 PER_CHECKPOINT = {"test_model_features_pretrained", "test_model_load_pretrained"}
 
 
-def contract(model: str) -> set[tuple[str, str]]:
-    """(test, name) pairs to pass: 10 of the model, one more of each of its configurations, two of each checkpoint."""
+def contract(model: str) -> dict[tuple[str, str], str]:
+    """(test, name) -> outcome: 10 of the model, one more of each of its configurations, two of each checkpoint."""
     configurations = timm.list_models(model, include_tags=True)
     checkpoints = timm.list_models(model, include_tags=True, pretrained=True)
-    return {
+    pairs = [
         *((test, model) for test in PER_MODEL),
         *((test, name) for test in PER_CONFIG for name in configurations),
         *((test, name) for test in PER_CHECKPOINT for name in checkpoints),
+    ]
+    return {
+        (test, name): "failure" if test == "test_model_load_pretrained" and channels_of(name) != 1 else "passed"
+        for test, name in pairs
     }
+
+
+def channels_of(name: str) -> int:
+    """Of the images that a configuration is for; that test asks for one."""
+    return timm.models.get_pretrained_cfg(name).input_size[0]
 
 
 def outcomes(folder: Path) -> dict[tuple[str, str], str]:
@@ -63,8 +76,11 @@ def models() -> list[Any]:
 def test_model_passes_timms_own_tests(model: str, forkserver: BaseContext, tmp_path: Path) -> None:
     exit_code, output = run_timm_tests(forkserver, "timm_lipschitz", model, tmp_path)
 
-    assert outcomes(tmp_path) == dict.fromkeys(contract(model), "passed"), output[-10_000:]
-    assert exit_code == pytest.ExitCode.OK
+    expected = contract(model)
+    refused = "failure" in expected.values()
+    assert outcomes(tmp_path) == expected, output[-10_000:]
+    assert exit_code == (pytest.ExitCode.TESTS_FAILED if refused else pytest.ExitCode.OK)
+    assert ("size mismatch for stages.0.weight" in output) == refused
 
 
 def test_the_papers_models_and_their_explicit_forms_are_registered() -> None:

@@ -68,7 +68,7 @@ def test_attack_at_leaves_the_other_threat_models_certified_only(images: Path, t
 
     refused = call(*typed, "--attack-at", "l2:2")
     assert refused.exit_code == 1
-    assert "l2:2 is to be attacked but is not among the threat models; add it there" in refused.stderr
+    assert "l2:2.0 is to be attacked but is not among the threat models; add it there" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,6 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     result = call(*arguments(images, f"local-dir:{trained}", *ATTACKS, "--dry-run"))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [line.split()[0] for line in result.stdout.splitlines() if " at l2:" in line] == ["apgd", "pgdl2"] * 2
+    assert [line.split()[0] for line in result.stdout.splitlines() if " at l2:" in line] == ["pgdl2", "apgd"] * 2
     assert "at most" in result.stdout
     assert list(tmp_path.iterdir()) == []

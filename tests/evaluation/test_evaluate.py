@@ -228,7 +228,7 @@ def test_a_point_is_judged_that_is_inside_a_radius_and_not_the_closest_in_the_no
     assert run.record.certification.lowered == 12
     assert (run.images.radius <= inside * (1 + 1e-5)).all()
 
-    monkeypatch.setattr(Subject, "float64", property(lambda self: lambda x: torch.full((len(x), 3), torch.nan)))
+    monkeypatch.setattr(Subject, "float64", property(lambda self: Undefined()))
     with pytest.raises(CertificateViolation, match="inside its certified radius"):
         evaluate(model, images, [f"linf:{float(radius.max())!r}"], ["pgd"], run_dir=tmp_path / "violation")
 
@@ -431,6 +431,11 @@ def test_a_plain_model_that_gives_no_logits_is_refused_without_attacks_too(model
     with pytest.raises(InvalidInputError, match=message):
         evaluate(model, noise(), ["l2:0.1"], run_dir=tmp_path)
     assert not (tmp_path / "record.json").exists()
+
+
+class Undefined(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x), 3), torch.nan)
 
 
 class Padded(Plain):
