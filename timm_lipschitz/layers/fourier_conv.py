@@ -48,7 +48,7 @@ class FourierConv2d(Fusible, nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, img_size: int | tuple[int, int], stride: int
     ):
         super().__init__()
-        self.layer_name = type(self).__name__
+        self.layer_name = type(self).__name__  # kept, because TorchScript cannot ask for it
         check_sizes(
             self.layer_name,
             in_channels=in_channels,
