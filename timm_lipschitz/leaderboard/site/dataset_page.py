@@ -15,6 +15,7 @@ from timm_lipschitz.leaderboard._cells import (
 )
 from timm_lipschitz.leaderboard.ranking import Board, Row
 from timm_lipschitz.leaderboard.reported import ReportedRow
+from timm_lipschitz.leaderboard.seeds import SEEDS_NOTE, seed_groups
 from timm_lipschitz.leaderboard.site import charts
 from timm_lipschitz.leaderboard.site.curves import certified_counts, radius_grid
 from timm_lipschitz.leaderboard.site.published import PublishedTable
@@ -78,6 +79,10 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
         "families": sorted({row.family for row in rows}),
         "certificates": sorted({row.certificate for row in rows}),
         "metrics": _metrics(board),
+        "seed_groups": [
+            (group, [group.certified.get(model) for model in board.certified_columns]) for group in seed_groups(board)
+        ],
+        "seeds_note": SEEDS_NOTE,
         "slots": charts.SLOTS,
         "published": PublishedTable.of(published) if published else None,
         "rounding_note": ROUNDING_NOTE,

@@ -1,0 +1,102 @@
+"""Groups of entries that differ in their seed alone: who belongs to one, and the figures of a group."""
+
+from fractions import Fraction
+
+import pytest
+from leaderboard.boards import add_run
+from records.sample_runs import Sample, sample_model, sample_run
+
+from timm_lipschitz.leaderboard import build, build_site
+from timm_lipschitz.leaderboard.entries import load_entry
+from timm_lipschitz.leaderboard.ranking import Board, rank
+from timm_lipschitz.leaderboard.seeds import seed_groups
+from timm_lipschitz.records import percent_down
+from timm_lipschitz.threat_model import ThreatModel
+
+
+def trained(
+    seed: int, *, weights: str | None = None, size: int | None = None, record=(), training=(), model=()
+) -> Sample:
+    fields = {"weights_sha256": (weights or f"{seed:x}") * 64, **dict(model)}
+    run = sample_run(200, 20, seed, size, f"net-{seed}", model=sample_model(**fields))
+    assert run.record.training is not None
+    changed = run.record.training.model_copy(update={"seed": seed, **dict(training)})
+    return run.with_record(**{"training": changed, **dict(record)})
+
+
+def board_of(tmp_path, *runs: Sample) -> Board:
+    root = tmp_path / "leaderboards"
+    root.mkdir(exist_ok=True)
+    for run in runs:
+        add_run(tmp_path, root, run)
+    return rank("mnist", [load_entry(root, "mnist", run.record.id) for run in runs])
+
+
+def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path):
+    runs = [trained(seed) for seed in (0, 1, 2)]
+    (group,) = seed_groups(board_of(tmp_path, *runs))
+    assert (group.family, group.seeds) == ("sandwich_cnn", (0, 1, 2))
+    counts = sorted(run.record.results.clean.count for run in runs)
+    mean, low, high = Fraction(sum(counts), 600), Fraction(counts[0], 200), Fraction(counts[-1], 200)
+    assert group.clean.mean == mean
+    assert group.clean.text == f"{percent_down(mean)} ({percent_down(low)} to {percent_down(high)})"
+    for column, name in enumerate(["l2:36/255", "l2:1.0", "l2:1.58"]):
+        certified = sorted(run.record.results.threat_models[column].certified.count for run in runs)
+        spread = group.certified[ThreatModel.parse(name)]
+        assert sorted(figure.count for figure in spread.figures) == certified
+        assert spread.mean == Fraction(sum(certified), 600)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"weights": "0"}, id="the same weights"),
+        pytest.param({"size": 300}, id="a part of the split"),
+        pytest.param({"model": {"family": "sandwich_mlp"}}, id="family"),
+        pytest.param({"model": {"parameters": 1}}, id="size"),
+        pytest.param({"training": {"settings": {"epochs": 6}}}, id="settings"),
+        pytest.param({"training": {"settings": {}}}, id="no settings"),
+        pytest.param({"training": {"recipe": "mnist"}}, id="recipe"),
+        pytest.param({"training": {"data_sha256": "c" * 64}}, id="training data"),
+        pytest.param({"record": {"training": None}}, id="no training"),
+    ],
+)
+def test_entries_that_differ_in_more_than_the_seed_make_no_group(tmp_path, other):
+    assert len(seed_groups(board_of(tmp_path, trained(0), trained(1)))) == 1
+    assert seed_groups(board_of(tmp_path, trained(0), trained(2, **other))) == []
+
+
+def test_groups_are_in_the_boards_order(tmp_path):
+    runs = [trained(seed, model={"family": family}) for seed, family in enumerate("aabbcc")]
+    groups = seed_groups(board_of(tmp_path, *runs))
+    primary = [group.certified[ThreatModel.parse("l2:1.58")].mean for group in groups]
+    assert len(set(primary)) == 3
+    assert primary == sorted(primary, reverse=True)
+
+
+def test_networks_without_a_certificate_have_a_clean_figure_alone(tmp_path):
+    runs = [trained(seed) for seed in (0, 1)]
+    board = board_of(tmp_path, *runs)
+    bare = [type(row)(row.entry, row.rank, {}, row.attacked) for row in board.rows]
+    (group,) = seed_groups(Board(board.dataset, board.primary, board.ties, board.certified_columns, (), tuple(bare)))
+    assert group.certified == {}
+    assert group.clean.figures
+
+
+def test_the_table_and_the_page_show_the_groups(tmp_path):
+    board = board_of(tmp_path, trained(0), trained(1))
+    (group,) = seed_groups(board)
+    root = tmp_path / "leaderboards"
+    build(root)
+    cells = " | ".join(["sandwich\\_cnn", "0, 1", group.clean.text, *(s.text for s in group.certified.values())])
+    assert f"| {cells} |" in (root / "mnist" / "README.md").read_text()
+    build_site(root, tmp_path / "site")
+    page = (tmp_path / "site" / "datasets" / "mnist.html").read_text()
+    assert "Across seeds" in page
+    assert all(spread.text in page for spread in (group.clean, *group.certified.values()))
+
+
+def test_one_seed_alone_gets_no_table(tmp_path):
+    board_of(tmp_path, trained(0))
+    build(tmp_path / "leaderboards")
+    assert "Across seeds" not in (tmp_path / "leaderboards" / "mnist" / "README.md").read_text()
