@@ -111,6 +111,17 @@ def test_the_table_shows_every_figure(site):
     assert {a["data-family"] for a in rows} == {"sandwich_cnn", "sandwich_mlp", "aol_cnn"}
 
 
+def test_weights_from_a_folder_are_marked(tmp_path, site):
+    folder = sample_model(name="local-dir:runs/mine")
+    add_run(tmp_path, tmp_path / "boards", sample_run(40, 20, record_id="mine.mnist", model=folder))
+    build_site(tmp_path / "boards", tmp_path / "out")
+    words = pages(tmp_path / "out")["datasets/mnist.html"].words
+    assert "mine.mnist \N{DAGGER}" in words
+    assert "\N{DAGGER}: weights from a folder" in words
+    assert "runs/mine" not in words
+    assert "\N{DAGGER}" not in pages(site)["datasets/mnist.html"].words
+
+
 def test_the_curves_start_at_clean_fall_and_pass_through_the_figures(site):
     data = pages(site)["datasets/mnist.html"].data
     grid = data["curves"]["grid"]

@@ -55,7 +55,9 @@ def test_weights_from_a_folder_go_by_the_id_of_their_record(board, tmp_path):
     add_run(tmp_path, board, mine)
     build(board)
     text = (board / "mnist" / "README.md").read_text(encoding="utf-8")
-    assert "| mine.mnist |" in text
+    assert "| mine.mnist \N{DAGGER} |" in text
+    assert "| sandwich\\_cnn.mnist |" in text
+    assert "- \N{DAGGER}: weights from a folder" in text
     assert "runs/mine" not in text
 
 

@@ -8,11 +8,21 @@ DASH = "\N{EN DASH}"
 ROUNDING_NOTE = (
     "Percentages are rounded down and the upper ends of intervals up, so no figure is nicer than what was measured."
 )
+FOLDER_MARK = "\N{DAGGER}"
+FOLDER_NOTE = (
+    f"{FOLDER_MARK}: weights from a folder of whoever ran the evaluation, called by the id of their record, which has "
+    "their hash, and the recipe and seed that they were trained by where they state them. timm does not know the name."
+)
+
+
+def from_a_folder(record: Record) -> bool:
+    """Whether the model's name means something on one machine alone."""
+    return record.model.name.startswith("local-dir:")
 
 
 def entry_name(record: Record) -> str:
-    """The model's name; for weights from a folder, which means something on one machine alone, the record's id."""
-    return record.id if record.model.name.startswith("local-dir:") else record.model.name
+    """The model's name; for weights from a folder the record's id."""
+    return record.id if from_a_folder(record) else record.model.name
 
 
 def attacked_cell(figures: ThreatModelFigures | None) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from timm_lipschitz.leaderboard._cells import (
     DASH,
+    FOLDER_MARK,
+    FOLDER_NOTE,
     ROUNDING_NOTE,
     attack_names,
     attacked_cell,
@@ -11,6 +13,7 @@ from timm_lipschitz.leaderboard._cells import (
     duration,
     entry_name,
     epochs_cell,
+    from_a_folder,
     images_cell,
 )
 from timm_lipschitz.leaderboard._escape import markdown_text
@@ -49,6 +52,7 @@ def to_markdown(board: Board, reported: Sequence[ReportedRow] = ()) -> str:
         "- *Certificate*: what the proof speaks about; [how to read a record](../README.md).",
         f"- {ROUNDING_NOTE}",
         "- An entry that covers a part of the split has no rank.",
+        *([f"- {FOLDER_NOTE}"] if any(from_a_folder(row.entry.run.record) for row in board.rows) else []),
         "",
     ]
     if groups := seed_groups(board):
@@ -101,7 +105,7 @@ def _cells(board: Board, row: Row) -> list[str]:
     certified = [row.certified.get(model) for model in board.certified_columns]
     return [
         DASH if row.rank is None else str(row.rank),
-        markdown_text(entry_name(record)),
+        markdown_text(entry_name(record)) + (f" {FOLDER_MARK}" if from_a_folder(record) else ""),
         record.results.clean.percent,
         *(figure.percent if figure else DASH for figure in certified),
         *(attacked_cell(row.attacked.get(model)) for model in board.attacked_columns),

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm_lipschitz.leaderboard._cells import (
+    FOLDER_MARK,
+    FOLDER_NOTE,
     ROUNDING_NOTE,
     attacked_count,
     certificate_name,
     duration,
     entry_name,
     epochs_cell,
+    from_a_folder,
     images_cell,
 )
 from timm_lipschitz.leaderboard.ranking import Board, Row
@@ -45,6 +48,7 @@ class _TableRow:
     rank: int | None
     id: str
     name: str
+    from_a_folder: bool
     family: str
     link: str
     clean: Cell
@@ -85,6 +89,8 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
         "seeds_note": SEEDS_NOTE,
         "slots": charts.SLOTS,
         "published": PublishedTable.of(published) if published else None,
+        "folder_mark": FOLDER_MARK,
+        "folder_note": FOLDER_NOTE,
         "rounding_note": ROUNDING_NOTE,
     }
     scripts = [*LIBRARIES, TABLE_LIBRARY] if rows else []
@@ -98,6 +104,7 @@ def _table_row(board: Board, row: Row) -> _TableRow:
         rank=row.rank,
         id=record.id,
         name=entry_name(record),
+        from_a_folder=from_a_folder(record),
         family=record.model.family,
         link=f"../models/{board.dataset}/{record.id}.html",
         clean=Cell.of(record.results.clean),
