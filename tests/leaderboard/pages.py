@@ -9,7 +9,7 @@ from records.sample_runs import Sample, sample_model, sample_run
 
 from timm_lipschitz.records import Run
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):

@@ -7,6 +7,7 @@ which ``<`` is an escape sequence, read by the page's script and shown as text c
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -97,6 +98,7 @@ def _digest(name: str) -> str:
 @cache
 def _environment() -> Any:
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(_PACKAGE, "templates"),
@@ -107,4 +109,6 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     environment.filters["line"] = lambda text: one_line(str(text))
+    # the name of a model, which may go on in the next line behind a dot, a hyphen or an underscore
+    environment.filters["name"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[._-])", one_line(str(text))))
     return environment

@@ -110,7 +110,7 @@
       ...series.map(({ id, name, counts, total }) => {
         const item = document.createElement("li");
         const label = document.createElement("span");
-        label.textContent = name;
+        label.append(...name.split(/(?<=[._-])/).flatMap((part) => [part, document.createElement("wbr")]));
         const value = document.createElement("strong");
         value.textContent = `${percent(counts[radius], total)}%`;
         value.title = `${counts[radius]} of ${total} images`;
