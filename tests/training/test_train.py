@@ -223,6 +223,7 @@ def test_a_recipe_goes_by_its_own_name(train_data, validation_data, recipe, tmp_
         ("sandwich_mlp.mnist", "sandwich_mlp.mnist"),
         ("sandwich_cnn.mnist", "sandwich_cnn.mnist"),
         ("sandwich_bcop_cnn.cifar10_jpeg", "cifar10_jpeg"),
+        ("sandwich_bcop_cnn.fashion_mnist", "fashion_mnist"),
     ],
 )
 def test_shipped_checkpoints_were_trained_by_the_recipes_that_they_name(name, recipe):
@@ -243,7 +244,9 @@ def test_recipes():
     assert recipe_for("sandwich_cnn", "mnist", "mnist") == budget
     shipped = recipe_for("sandwich_cnn", "mnist")
     assert shipped == RECIPES["sandwich_cnn.mnist"]
-    with pytest.raises(InvalidInputError, match="no recipe is called 'imagenet'; there are cifar10_jpeg, mnist,"):
+    with pytest.raises(
+        InvalidInputError, match="no recipe is called 'imagenet'; there are cifar10_jpeg, fashion_mnist, mnist,"
+    ):
         recipe_for("sandwich_cnn", "mnist", "imagenet")
     assert shipped.tuned_on == "validation"
     assert shipped.with_overrides(epochs=None) == shipped
