@@ -34,8 +34,10 @@ def board_of(tmp_path, *runs: Sample) -> Board:
 
 def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path):
     runs = [trained(seed) for seed in (0, 1, 2)]
-    (group,) = seed_groups(board_of(tmp_path, *runs))
+    board = board_of(tmp_path, *runs)
+    (group,) = seed_groups(board)
     assert (group.family, group.seeds) == ("sandwich_cnn", (0, 1, 2))
+    assert group.ids == tuple(row.entry.run.record.id for row in board.rows)
     counts = sorted(run.record.results.clean.count for run in runs)
     mean, low, high = Fraction(sum(counts), 600), Fraction(counts[0], 200), Fraction(counts[-1], 200)
     assert group.clean.mean == mean

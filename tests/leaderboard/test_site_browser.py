@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leaderboard.boards import HOSTILE
+from leaderboard.boards import HOSTILE, add_run
 from leaderboard.pages import as_run, hostile_boards, small_boards
-from records.sample_runs import sample_run
+from records.sample_runs import sample_model, sample_run
 
 from timm_lipschitz.leaderboard import build_site, render_run_page
 from timm_lipschitz.leaderboard.site.curves import brackets
@@ -148,6 +148,26 @@ def test_filters_narrow_the_table_and_the_charts(site, open_page):
     page.get_by_label("Search").fill("no such model")
     assert status.inner_text() == "0 of 3 entries"
     expect(page.locator(".readout")).to_be_hidden()
+    assert seen.complaints == []
+
+
+def test_of_networks_that_differ_in_their_seed_alone_one_curve_is_drawn(tmp_path, open_page):
+    root = small_boards(tmp_path / "boards", tmp_path)
+    for seed in (7, 8):
+        model = sample_model(name=f"local-dir:net-{seed}", family="orthogonal_cnn", weights_sha256=f"{seed}" * 64)
+        run = sample_run(300, 50, seed, None, f"net-{seed}", model=model)
+        assert run.record.training is not None
+        add_run(tmp_path, root, run.with_record(training=run.record.training.model_copy(update={"seed": seed})))
+    seen = open_page(build_site(root, tmp_path / "site").parent / "datasets/mnist.html")
+    legend = seen.page.locator("#legend li")
+    assert len(seen.names()) == 5
+    expect(legend).to_have_count(4)
+    assert seen.curves() == 4
+    _, second = (name.split()[0] for name in seen.names() if name.startswith("net-"))
+    assert not any(second in text for text in legend.all_inner_texts())
+    seen.page.get_by_label("Search").fill(second)
+    expect(legend).to_have_count(1)
+    assert second in legend.inner_text()
     assert seen.complaints == []
 
 

@@ -34,9 +34,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """At least two networks of one family by one recipe. ``certified`` is empty without a certificate."""
+    """At least two networks of one family by one recipe.
+
+    Attributes:
+        ids: of their records, in the board's order.
+        seeds: in increasing order.
+        certified: empty without a certificate.
+    """
 
     family: str
+    ids: tuple[str, ...]
     seeds: tuple[int, ...]
     clean: Spread
     certified: dict[ThreatModel, Spread]
@@ -74,6 +81,7 @@ def _group(board: Board, rows: Sequence[Row]) -> SeedGroup:
     records = [row.entry.run.record for row in rows]
     return SeedGroup(
         family=records[0].model.family,
+        ids=tuple(record.id for record in records),
         seeds=tuple(sorted(record.training.seed for record in records if record.training)),
         clean=Spread(tuple(record.results.clean for record in records)),
         certified={

@@ -199,7 +199,11 @@
   async function datasetPage() {
     const table = makeTable();
     const names = new Map(island.curves.series.map((one) => [one.id, one]));
-    const series = () => table.visible().map((id) => names.get(id)).filter(Boolean).slice(0, SLOTS);
+    const series = () => {
+      const seen = new Set(); // networks: of those that differ in their seed alone, the first row is drawn
+      const first = ({ network }) => !seen.has(network) && seen.add(network);
+      return table.visible().map((id) => names.get(id)).filter(Boolean).filter(first).slice(0, SLOTS);
+    };
     const metric = byId("metric");
     const scatter = () => {
       const shown = new Set(table.visible());
