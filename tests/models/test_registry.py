@@ -66,14 +66,16 @@ def test_the_papers_network_for_tiny_imagenet_is_built_for_its_images() -> None:
     assert isinstance(model.get_classifier(), NormalizedLinear)
 
 
-@pytest.mark.parametrize("name", ["sandwich_cnn.mnist", "sandwich_mlp.mnist", "sandwich_bcop_cnn.fashion_mnist"])
+@pytest.mark.parametrize(
+    "name", ["sandwich_cnn.mnist", "sandwich_mlp.mnist", "sandwich_bcop_cnn.mnist", "sandwich_bcop_cnn.fashion_mnist"]
+)
 def test_tags_of_weights_for_grey_images_are_1x28x28(name: str) -> None:
     config = timm.models.get_pretrained_cfg(name)
     assert (config.input_size, config.num_classes, config.mean, config.std) == ((1, 28, 28), 10, (0.0,), (1.0,))
     assert config.fixed_input_size
 
 
-@pytest.mark.parametrize("name", ["sandwich_cnn.mnist", "sandwich_bcop_cnn.fashion_mnist"])
+@pytest.mark.parametrize("name", ["sandwich_cnn.mnist", "sandwich_bcop_cnn.mnist", "sandwich_bcop_cnn.fashion_mnist"])
 def test_a_network_takes_its_tags_input_size(name: str) -> None:
     model = on_meta(name)
     assert (model.in_chans, model.img_size) == (1, (28, 28))

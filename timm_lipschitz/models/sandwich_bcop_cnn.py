@@ -22,12 +22,15 @@ _EXPLICIT = LayerFamily(stage=SandwichConv2d, pool_grid=8)
 default_cfgs = generate_default_cfgs(
     {
         "sandwich_bcop_cnn.cifar10_jpeg": cfg(fixed_input_size=False, file=shipped("sandwich_bcop_cnn.cifar10_jpeg")),
-        "sandwich_bcop_cnn.fashion_mnist": cfg(
-            input_size=(1, 28, 28),
-            pool_size=(7, 7),
-            fixed_input_size=True,  # so that timm makes it for 28x28 unless told otherwise
-            file=shipped("sandwich_bcop_cnn.fashion_mnist"),
-        ),
+        **{
+            f"sandwich_bcop_cnn.{data}": cfg(
+                input_size=(1, 28, 28),
+                pool_size=(7, 7),
+                fixed_input_size=True,  # so that timm makes it for 28x28 unless told otherwise
+                file=shipped(f"sandwich_bcop_cnn.{data}"),
+            )
+            for data in ("mnist", "fashion_mnist")
+        },
         "sandwich_bcop_cnn.*": cfg(fixed_input_size=False),
         "sandwich_bcop_cnn_medium": cfg(fixed_input_size=False),
         "sandwich_bcop_cnn_large": cfg(fixed_input_size=False),
