@@ -7,9 +7,10 @@ from leaderboard.boards import add_run
 from records.sample_runs import Sample, sample_model, sample_run
 
 from timm_lipschitz.leaderboard import build, build_site
+from timm_lipschitz.leaderboard._cells import FOLDER_NOTE
 from timm_lipschitz.leaderboard.entries import load_entry
 from timm_lipschitz.leaderboard.ranking import Board, rank
-from timm_lipschitz.leaderboard.seeds import seed_groups
+from timm_lipschitz.leaderboard.seeds import first_of_seeds, seed_groups
 from timm_lipschitz.records import percent_down
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -96,6 +97,20 @@ def test_the_table_and_the_page_show_the_groups(tmp_path):
     page = (tmp_path / "site" / "datasets" / "mnist.html").read_text()
     assert "Across seeds" in page
     assert all(spread.text in page for spread in (group.clean, *group.certified.values()))
+
+
+def test_the_first_page_lists_each_network_once(tmp_path):
+    runs = [trained(seed, model={"name": f"local-dir:net-{seed}"}) for seed in (0, 1)]
+    other = trained(2, model={"family": "sandwich_mlp", "name": "local-dir:net-2"})
+    board = board_of(tmp_path, *runs, other)
+    ids = [row.entry.run.record.id for row in board.rows]
+    first, second = (name for name in ids if name != "net-2")
+    assert first_of_seeds(board) == {first: first, second: first, "net-2": "net-2"}
+    build_site(tmp_path / "leaderboards", tmp_path / "site")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert [name for name in ids if f"models/mnist/{name}.html" in page] == [name for name in ids if name != second]
+    assert "All 3 entries" in page
+    assert FOLDER_NOTE in page
 
 
 def test_one_seed_alone_gets_no_table(tmp_path):

@@ -68,6 +68,12 @@ def seed_groups(board: Board) -> list[SeedGroup]:
     return sorted(groups, key=key, reverse=True)
 
 
+def first_of_seeds(board: Board) -> dict[str, str]:
+    """Id of every entry to the id of the first on the board that differs from it in its seed alone, or to itself."""
+    first = {row.entry.run.record.id: row.entry.run.record.id for row in board.rows}
+    return first | {record_id: group.ids[0] for group in seed_groups(board) for record_id in group.ids}
+
+
 def _training(record: Record) -> str:
     """All that the networks of a group have in common, as text."""
     model, training, certificate = record.model, record.training, record.certification

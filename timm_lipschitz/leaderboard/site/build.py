@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, entry_name
+from timm_lipschitz.leaderboard._cells import FOLDER_MARK, FOLDER_NOTE, ROUNDING_NOTE, entry_name, from_a_folder
 from timm_lipschitz.leaderboard._escape import safe_link
 from timm_lipschitz.leaderboard.entries import Entry, dataset_names, entry_files, load_entry, record_ids
 from timm_lipschitz.leaderboard.ranking import Board, Row, rank
 from timm_lipschitz.leaderboard.reported import REPORTED, ReportedRow, load_reported
+from timm_lipschitz.leaderboard.seeds import first_of_seeds
 from timm_lipschitz.leaderboard.site.dataset_page import dataset_page
 from timm_lipschitz.leaderboard.site.model_page import model_page
 from timm_lipschitz.leaderboard.site.published import PublishedTable
@@ -115,12 +116,25 @@ def _index_page(boards: Sequence[Board], published: bool) -> Page:
             "dataset": board.dataset,
             "entries": len(board.rows),
             "primary": threat_model_name(board.primary),
-            "rows": [_index_row(board, row) for row in board.rows[:_INDEX_ROWS]],
+            "rows": _index_rows(board),
         }
         for board in boards
     ]
-    context = {"cards": cards, "published": published}
+    context = {
+        "cards": cards,
+        "published": published,
+        "folder_mark": FOLDER_MARK,
+        "folder_note": FOLDER_NOTE,
+        "marked": any(row["from_a_folder"] for card in cards for row in card["rows"]),
+    }
     return Page("index.html.j2", "Certified and attacked accuracy: leaderboards", "", (), None, context)
+
+
+def _index_rows(board: Board) -> list[dict[str, Any]]:
+    """The first entries; of networks that differ in their seed alone, the first."""
+    first = first_of_seeds(board)
+    rows = [row for row in board.rows if first[row.entry.run.record.id] == row.entry.run.record.id]
+    return [_index_row(board, row) for row in rows[:_INDEX_ROWS]]
 
 
 def _index_row(board: Board, row: Row) -> dict[str, Any]:
@@ -128,6 +142,7 @@ def _index_row(board: Board, row: Row) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "name": entry_name(record),
+        "from_a_folder": from_a_folder(record),
         "link": f"models/{board.dataset}/{record.id}.html",
         "clean": Cell.of(record.results.clean),
         "certified": Cell.of(figure) if figure else None,

@@ -18,7 +18,7 @@ from timm_lipschitz.leaderboard._cells import (
 )
 from timm_lipschitz.leaderboard.ranking import Board, Row
 from timm_lipschitz.leaderboard.reported import ReportedRow
-from timm_lipschitz.leaderboard.seeds import SEEDS_NOTE, SeedGroup, seed_groups
+from timm_lipschitz.leaderboard.seeds import SEEDS_NOTE, first_of_seeds, seed_groups
 from timm_lipschitz.leaderboard.site import charts
 from timm_lipschitz.leaderboard.site.curves import certified_counts, radius_grid
 from timm_lipschitz.leaderboard.site.published import PublishedTable
@@ -71,7 +71,6 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
     rows = [_table_row(board, row) for row in board.rows]
     published = [row for row in reported if row.dataset == board.dataset]
     info = known_dataset(board.dataset)
-    groups = seed_groups(board)
     context = {
         "dataset": board.dataset,
         "facts": [("Source", info.citation), ("Licence", info.license)] if info and info.citation else [],
@@ -84,7 +83,9 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
         "families": sorted({row.family for row in rows}),
         "certificates": sorted({row.certificate for row in rows}),
         "metrics": _metrics(board),
-        "seed_groups": [(group, [group.certified.get(model) for model in board.certified_columns]) for group in groups],
+        "seed_groups": [
+            (group, [group.certified.get(model) for model in board.certified_columns]) for group in seed_groups(board)
+        ],
         "seeds_note": SEEDS_NOTE,
         "slots": charts.SLOTS,
         "published": PublishedTable.of(published) if published else None,
@@ -93,7 +94,7 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
         "rounding_note": ROUNDING_NOTE,
     }
     scripts = [*LIBRARIES, TABLE_LIBRARY] if rows else []
-    island = _island(board, rows, groups) if rows else None
+    island = _island(board, rows) if rows else None
     return Page("dataset.html.j2", f"{board.dataset}: certified and attacked accuracy", "../", scripts, island, context)
 
 
@@ -141,8 +142,8 @@ def _metrics(board: Board) -> list[tuple[str, str]]:
     ]
 
 
-def _island(board: Board, rows: Sequence[_TableRow], groups: Sequence[SeedGroup]) -> dict[str, Any]:
-    network = {record_id: group.ids[0] for group in groups for record_id in group.ids}  # seeds of one share a curve
+def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
+    first = first_of_seeds(board)
     runs = [row.entry.run for row in board.rows]
     grid = radius_grid(runs)
     times = [row.seconds * 1000 for row in rows if row.seconds]
@@ -159,7 +160,7 @@ def _island(board: Board, rows: Sequence[_TableRow], groups: Sequence[SeedGroup]
                 {
                     "id": row.id,
                     "name": row.name,
-                    "network": network.get(row.id, row.id),
+                    "network": first[row.id],
                     "total": len(run.images),
                     "counts": certified_counts(run.images, grid).tolist(),
                 }
