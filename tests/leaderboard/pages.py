@@ -61,11 +61,13 @@ def as_run(sample: Sample) -> Run:
 
 def small_boards(root: Path, folder: Path) -> Path:
     """Three runs on MNIST: two families, two sizes, one run that covers a part of the split."""
-    for number, (family, parameters, size) in enumerate(
-        [("sandwich_cnn", 3_000_000, 300), ("sandwich_mlp", 300_000, 300), ("aol_cnn", 1_000_000, 500)]
+    for number, (family, parameters, count) in enumerate(
+        [("sandwich_cnn", 3_000_000, 500), ("sandwich_mlp", 300_000, 500), ("aol_cnn", 1_000_000, 300)]
     ):
-        model = sample_model(name=f"{family}.mnist", family=family, parameters=parameters)
-        add_run(folder, root, sample_run(300, 50, number, size, f"{family}.mnist", model=model))
+        model = sample_model(
+            name=f"{family}.mnist", family=family, parameters=parameters, weights_sha256=f"{number}" * 64
+        )
+        add_run(folder, root, sample_run(count, 50, number, 500, f"{family}.mnist", model=model))
     return root
 
 

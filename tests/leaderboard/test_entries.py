@@ -87,6 +87,13 @@ def test_a_run_on_other_images_is_not_ranked_beside_the_others(tmp_path, root):
             command(root)
 
 
+def test_a_split_has_one_size(tmp_path, root):
+    run_dir = write(tmp_path / "other", sample_run(20, 10, 1, 20, "other"))
+    with pytest.raises(RecordError, match=r"mnist/other says that the split has 20 images, .* says 40, with the same"):
+        add(run_dir, root)
+    assert not (root / "mnist" / "other.json").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_run_of_another_split_is_refused(tmp_path, root, split):
     run_dir = write(tmp_path / "other", of_other_data("other", split=split))

@@ -63,7 +63,7 @@ def test_a_larger_eps_breaks_ties_before_a_smaller_one():
 
 
 def test_a_part_of_the_split_gets_no_rank_and_comes_last():
-    part = entry("part", [3.0], size=100)
+    part = entry("part", [3.0], size=40)
     whole = entry("whole", [0.0, 0.0])
     assert order(part, whole) == [(1, "whole"), (None, "part")]
 

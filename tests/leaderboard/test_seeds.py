@@ -15,19 +15,17 @@ from timm_lipschitz.records import percent_down
 from timm_lipschitz.threat_model import ThreatModel
 
 
-def trained(
-    seed: int, *, weights: str | None = None, size: int | None = None, record=(), training=(), model=()
-) -> Sample:
+def trained(seed: int, *, weights: str | None = None, count: int = 200, record=(), training=(), model=()) -> Sample:
     fields = {"weights_sha256": (weights or f"{seed:x}") * 64, **dict(model)}
-    run = sample_run(200, 20, seed, size, f"net-{seed}", model=sample_model(**fields))
+    run = sample_run(count, 20, seed, 200, f"net-{seed}", model=sample_model(**fields))
     assert run.record.training is not None
-    changed = run.record.training.model_copy(update={"seed": seed, **dict(training)})
+    changed = run.record.training.model_copy(update={"seed": seed, "data_sha256": "d" * 64, **dict(training)})
     return run.with_record(**{"training": changed, **dict(record)})
 
 
 def board_of(tmp_path, *runs: Sample) -> Board:
     root = tmp_path / "leaderboards"
-    root.mkdir(exist_ok=True)
+    root.mkdir(exist_ok=True, parents=True)
     for run in runs:
         add_run(tmp_path, root, run)
     return rank("mnist", [load_entry(root, "mnist", run.record.id) for run in runs])
@@ -38,7 +36,7 @@ def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path)
     board = board_of(tmp_path, *runs)
     (group,) = seed_groups(board)
     assert (group.family, group.seeds) == ("sandwich_cnn", (0, 1, 2))
-    assert group.ids == tuple(row.entry.run.record.id for row in board.rows)
+    assert group.ids == ("net-0", "net-1", "net-2")
     counts = sorted(run.record.results.clean.count for run in runs)
     mean, low, high = Fraction(sum(counts), 600), Fraction(counts[0], 200), Fraction(counts[-1], 200)
     assert group.clean.mean == mean
@@ -54,9 +52,12 @@ def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path)
     "other",
     [
         pytest.param({"weights": "0"}, id="the same weights"),
-        pytest.param({"size": 300}, id="a part of the split"),
+        pytest.param({"count": 100}, id="a part of the split"),
         pytest.param({"model": {"family": "sandwich_mlp"}}, id="family"),
         pytest.param({"model": {"parameters": 1}}, id="size"),
+        pytest.param({"model": {"lipschitz": 2.0}}, id="bound"),
+        pytest.param({"model": {"input_size": (1, 32, 32)}}, id="image size"),
+        pytest.param({"training": {"tuned_on": "nothing"}}, id="tuned on"),
         pytest.param({"training": {"settings": {"epochs": 6}}}, id="settings"),
         pytest.param({"training": {"settings": {}}}, id="no settings"),
         pytest.param({"training": {"recipe": "mnist"}}, id="recipe"),
@@ -67,6 +68,24 @@ def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path)
 def test_entries_that_differ_in_more_than_the_seed_make_no_group(tmp_path, other):
     assert len(seed_groups(board_of(tmp_path, trained(0), trained(1)))) == 1
     assert seed_groups(board_of(tmp_path, trained(0), trained(2, **other))) == []
+
+
+def test_one_seed_with_two_sets_of_weights_makes_no_group(tmp_path):
+    board = board_of(tmp_path, trained(0), trained(1), trained(2, training={"seed": 1}))
+    assert seed_groups(board) == []
+
+
+def test_networks_that_do_not_state_their_data_make_no_group(tmp_path):
+    runs = [trained(seed, training={"data_sha256": None}) for seed in (0, 1)]
+    assert seed_groups(board_of(tmp_path, *runs)) == []
+
+
+def test_two_evaluations_of_one_network_stand_for_one(tmp_path):
+    board = board_of(tmp_path, trained(0), trained(1), trained(2, weights="1", training={"seed": 1}))
+    assert set(first_of_seeds(board).values()) == {"net-0"}
+    alone = board_of(tmp_path / "alone", trained(3), trained(4, weights="3", training={"seed": 3}))
+    first = alone.rows[0].entry.run.record.id
+    assert first_of_seeds(alone) == {"net-3": first, "net-4": first}
 
 
 def test_groups_are_in_the_boards_order(tmp_path):
@@ -104,11 +123,10 @@ def test_the_first_page_lists_each_network_once(tmp_path):
     other = trained(2, model={"family": "sandwich_mlp", "name": "local-dir:net-2"})
     board = board_of(tmp_path, *runs, other)
     ids = [row.entry.run.record.id for row in board.rows]
-    first, second = (name for name in ids if name != "net-2")
-    assert first_of_seeds(board) == {first: first, second: first, "net-2": "net-2"}
+    assert first_of_seeds(board) == {"net-0": "net-0", "net-1": "net-0", "net-2": "net-2"}
     build_site(tmp_path / "leaderboards", tmp_path / "site")
     page = (tmp_path / "site" / "index.html").read_text()
-    assert [name for name in ids if f"models/mnist/{name}.html" in page] == [name for name in ids if name != second]
+    assert [name for name in ids if f"models/mnist/{name}.html" in page] == [name for name in ids if name != "net-1"]
     assert "All 3 entries" in page
     assert FOLDER_NOTE in page
 

@@ -14,7 +14,7 @@ from timm_lipschitz.errors import CheckpointError, InvalidInputError, NonFiniteE
 from timm_lipschitz.models import load_model
 from timm_lipschitz.training import RECIPES, Recipe, evaluate_margins, recipe_for, train
 from timm_lipschitz.training.checkpoint import round_parameters, save_model
-from timm_lipschitz.training.recipes import paper_recipe
+from timm_lipschitz.training.recipes import name_of, paper_recipe
 from timm_lipschitz.training.schedules import make_schedule
 
 
@@ -231,6 +231,14 @@ def test_shipped_checkpoints_were_trained_by_the_recipes_that_they_name(name, re
     metadata = load_model(name).metadata
     assert Recipe(**json.loads(metadata["recipe"])) == RECIPES[recipe] == recipe_for(*name.split("."))
     assert metadata["recipe_name"] == recipe
+
+
+def test_a_changed_recipe_does_not_go_by_the_name_of_the_one_it_was():
+    shipped = recipe_for("sandwich_bcop_cnn", "mnist")
+    assert name_of(shipped, "sandwich_bcop_cnn.mnist") == "sandwich_bcop_cnn.mnist"
+    changed = shipped.with_overrides(margin=3.0)
+    assert name_of(changed, "sandwich_bcop_cnn.mnist") == "sandwich_bcop_cnn.mnist-changed"
+    assert name_of(changed, "sandwich_bcop_cnn.cifar10") == "sandwich_bcop_cnn.cifar10"
 
 
 def test_recipes():

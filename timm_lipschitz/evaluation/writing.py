@@ -186,7 +186,12 @@ def _training_settings(metadata: dict[str, str]) -> dict[str, Any]:
         recipe = Recipe(**json.loads(metadata["recipe"])).to_dict()
     except (KeyError, TypeError, ValueError, InvalidInputError):
         return {}
-    return {**recipe, "stored": metadata.get("stored", "float32")}
+    precision = metadata.get("precision", "float32")
+    return {
+        **recipe,
+        "stored": metadata.get("stored", "float32"),
+        **({"precision": precision} if precision != "float32" else {}),
+    }
 
 
 def _training_info(metadata: dict[str, str]) -> TrainingInfo | None:

@@ -11,7 +11,8 @@ ROUNDING_NOTE = (
 FOLDER_MARK = "\N{DAGGER}"
 FOLDER_NOTE = (
     f"{FOLDER_MARK}: weights from a folder of whoever ran the evaluation, called by the id of their record, which has "
-    "their hash, and the recipe and seed that they were trained by where they state them. timm does not know the name."
+    "their hash, and the recipe and seed that they were trained by where they state them. They are not published: who "
+    "wants to check the entry trains the network again."
 )
 
 

@@ -145,6 +145,11 @@ def require_one_data_set(entries: Iterable[Entry]) -> None:
                 f"{record.dataset.content_sha256}) than {first.id} ({first.dataset.content_sha256}): entries of one "
                 "leaderboard need the same; evaluate on the published files, or give the data set another name"
             )
+        if record.dataset.size != first.dataset.size:
+            raise RecordError(
+                f"{record.dataset.name}/{record.id} says that the split has {record.dataset.size} images, {first.id} "
+                f"says {first.dataset.size}, with the same SHA-256: one of the records is wrong"
+            )
 
 
 def _folder(leaderboards_dir: Path, dataset: str) -> Path:

@@ -37,8 +37,8 @@ class SeedGroup:
     """At least two networks of one family by one recipe.
 
     Attributes:
-        ids: of their records, in the board's order.
-        seeds: in increasing order.
+        ids: of their records, in the order of ``seeds``.
+        seeds: in increasing order, each once.
         certified: empty without a certificate.
     """
 
@@ -52,14 +52,16 @@ class SeedGroup:
 def seed_groups(board: Board) -> list[SeedGroup]:
     """Groups of the ranked entries that differ in seed and weights alone, in the board's order of their means.
 
-    Two evaluations of the same weights count once. Entries that do not state their training belong to no group.
+    Two evaluations of the same weights count once. Entries that do not state their training, data included, belong to
+    no group, nor do those of which two have one seed and different weights: something else differs then.
     """
     by_training: dict[str, dict[str, Row]] = {}
     for row in board.rows:
-        record = row.entry.run.record
-        if row.rank is not None and record.training is not None and record.training.settings:
-            by_training.setdefault(_training(record), {}).setdefault(record.model.weights_sha256, row)
-    groups = [_group(board, list(rows.values())) for rows in by_training.values() if len(rows) > 1]
+        training = row.entry.run.record.training
+        if row.rank is not None and training is not None and training.settings and training.data_sha256:
+            rows = by_training.setdefault(_training(row.entry.run.record), {})
+            rows.setdefault(row.entry.run.record.model.weights_sha256, row)
+    groups = [_group(board, group) for rows in by_training.values() if len(group := _by_seed(list(rows.values()))) > 1]
 
     def key(group: SeedGroup) -> tuple[Fraction, ...]:
         certified = (group.certified.get(model) for model in (board.primary, *board.ties))
@@ -69,16 +71,29 @@ def seed_groups(board: Board) -> list[SeedGroup]:
 
 
 def first_of_seeds(board: Board) -> dict[str, str]:
-    """Id of every entry to the id of the first on the board that differs from it in its seed alone, or to itself."""
-    first = {row.entry.run.record.id: row.entry.run.record.id for row in board.rows}
-    return first | {record_id: group.ids[0] for group in seed_groups(board) for record_id in group.ids}
+    """Id of every entry to the one that stands for it where there is room for one: the same network's, by lowest seed.
+
+    The lowest seed and not the best one, which the test images would choose.
+    """
+    lowest = {record_id: group.ids[0] for group in seed_groups(board) for record_id in group.ids}
+    by_weights: dict[str, str] = {}
+    for record in (row.entry.run.record for row in board.rows):
+        if record.id in lowest or record.model.weights_sha256 not in by_weights:
+            by_weights[record.model.weights_sha256] = lowest.get(record.id, record.id)
+    return {row.entry.run.record.id: by_weights[row.entry.run.record.model.weights_sha256] for row in board.rows}
+
+
+def _by_seed(rows: Sequence[Row]) -> list[Row]:
+    """By increasing seed; none of the rows where two have the same."""
+    by_seed = {training.seed: row for row in rows if (training := row.entry.run.record.training)}
+    return [by_seed[seed] for seed in sorted(by_seed)] if len(by_seed) == len(rows) else []
 
 
 def _training(record: Record) -> str:
     """All that the networks of a group have in common, as text."""
     model, training, certificate = record.model, record.training, record.certification
     assert training is not None
-    network = [model.family, model.parameters, model.input_size, model.num_classes]
+    network = [model.family, model.parameters, model.input_size, model.num_classes, model.lipschitz]
     proof = [certificate.arithmetic, certificate.asserted] if certificate else None
     return json.dumps([network, proof, training.model_dump(mode="json", exclude={"seed"})], sort_keys=True)
 
@@ -88,7 +103,7 @@ def _group(board: Board, rows: Sequence[Row]) -> SeedGroup:
     return SeedGroup(
         family=records[0].model.family,
         ids=tuple(record.id for record in records),
-        seeds=tuple(sorted(record.training.seed for record in records if record.training)),
+        seeds=tuple(record.training.seed for record in records if record.training),
         clean=Spread(tuple(record.results.clean for record in records)),
         certified={
             model: Spread(tuple(row.certified[model] for row in rows))

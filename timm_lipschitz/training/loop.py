@@ -200,7 +200,7 @@ def train(
     round_parameters(trained, stored)
     metadata = dump_metadata(
         **identity,
-        recipe_name=name_of(recipe) or f"{model_name}.{train_data.name}",
+        recipe_name=name_of(recipe, f"{model_name}.{train_data.name}"),
         tuned_on=recipe.tuned_on,
         dataset=train_data.name,
         split=train_data.split,

@@ -137,12 +137,15 @@ def paper_recipe(
     )
 
 
-def name_of(recipe: Recipe) -> str | None:
-    """What `RECIPES` calls a recipe, or None; a plain network's, which has no bound, goes by that of the others."""
+def name_of(recipe: Recipe, otherwise: str) -> str:
+    """What `RECIPES` calls a recipe; a plain network's, which has no bound, goes by that of the others.
+
+    A recipe that is not there is called ``otherwise``, with "-changed" behind it where that is the name of another one.
+    """
     for name, known in RECIPES.items():
         if recipe == (replace(known, lipschitz=None) if recipe.lipschitz is None else known):
             return name
-    return None
+    return f"{otherwise}-changed" if otherwise in RECIPES else otherwise
 
 
 def recipe_for(model: str, data: str, name: str | None = None) -> Recipe:

@@ -131,7 +131,7 @@ def _index_page(boards: Sequence[Board], published: bool) -> Page:
 
 
 def _index_rows(board: Board) -> list[dict[str, Any]]:
-    """The first entries; of networks that differ in their seed alone, the first."""
+    """The first entries; of networks that differ in their seed alone, the one with the lowest."""
     first = first_of_seeds(board)
     rows = [row for row in board.rows if first[row.entry.run.record.id] == row.entry.run.record.id]
     return [_index_row(board, row) for row in rows[:_INDEX_ROWS]]

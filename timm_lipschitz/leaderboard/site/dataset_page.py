@@ -143,7 +143,6 @@ def _metrics(board: Board) -> list[tuple[str, str]]:
 
 
 def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
-    first = first_of_seeds(board)
     runs = [row.entry.run for row in board.rows]
     grid = radius_grid(runs)
     times = [row.seconds * 1000 for row in rows if row.seconds]
@@ -160,7 +159,6 @@ def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
                 {
                     "id": row.id,
                     "name": row.name,
-                    "network": first[row.id],
                     "total": len(run.images),
                     "counts": certified_counts(run.images, grid).tolist(),
                 }
@@ -169,6 +167,7 @@ def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
             ],
             "points": [point for row in board.rows for point in _points(row)],
         },
+        "networks": first_of_seeds(board),
         "models": [_scatter_model(board, row, line) for row, line in zip(board.rows, rows, strict=True)],
     }
 

@@ -199,14 +199,16 @@
   async function datasetPage() {
     const table = makeTable();
     const names = new Map(island.curves.series.map((one) => [one.id, one]));
-    const series = () => {
-      const seen = new Set(); // networks: of those that differ in their seed alone, the first row is drawn
-      const first = ({ network }) => !seen.has(network) && seen.add(network);
-      return table.visible().map((id) => names.get(id)).filter(Boolean).filter(first).slice(0, SLOTS);
+    // Of networks that differ in their seed alone the lowest seed is drawn, or the first row where that one is hidden.
+    const drawn = () => {
+      const ids = table.visible();
+      const standIn = new Map(ids.toReversed().map((id) => [island.networks[id], id]));
+      return ids.filter((id) => id === (ids.includes(island.networks[id]) ? island.networks[id] : standIn.get(island.networks[id])));
     };
+    const series = () => drawn().map((id) => names.get(id)).filter(Boolean).slice(0, SLOTS);
     const metric = byId("metric");
     const scatter = () => {
-      const shown = new Set(table.visible());
+      const shown = new Set(drawn());
       for (const chart of ["parameters", "time"]) {
         const rows = island.models
           .filter(({ id, figures, [chart]: x }) => shown.has(id) && x && figures[metric.value])
