@@ -192,6 +192,19 @@ def test_of_networks_that_differ_in_their_seed_alone_one_curve_is_drawn(tmp_path
     assert seen.complaints == []
 
 
+def test_a_network_without_a_certificate_has_markers_and_no_curve(shipped, open_page):
+    seen = open_page(shipped / "datasets/mnist.html")
+    page = seen.page
+    networks = page.locator("#legend li").count()
+    assert seen.curves() == networks - 1
+    assert "no certificate" in page.locator("#legend li", has_text="plain_").inner_text()
+    labels = [mark.get_attribute("aria-label") for mark in page.locator("#curves svg .mark-symbol path").all()]
+    assert any(label.startswith("plain_cnn.mnist, attacked at L2 1.0: ") for label in labels)
+    page.get_by_label("Search").fill("plain_cnn")
+    expect(page.locator("#legend li")).to_have_count(1)
+    assert seen.complaints == []
+
+
 def test_the_slider_reads_the_curves_by_keyboard(site, open_page):
     seen = open_page(site / "datasets/mnist.html")
     page = seen.page

@@ -160,10 +160,9 @@ def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
                     "id": row.id,
                     "name": row.name,
                     "total": len(run.images),
-                    "counts": certified_counts(run.images, grid).tolist(),
+                    "counts": certified_counts(run.images, grid).tolist() if run.record.certification else None,
                 }
                 for row, run in zip(rows, runs, strict=True)
-                if run.record.certification is not None
             ],
             "points": [point for row in board.rows for point in _points(row)],
         },

@@ -112,8 +112,8 @@
         const label = document.createElement("span");
         label.append(...name.split(/(?<=[._-])/).flatMap((part) => [part, document.createElement("wbr")]));
         const value = document.createElement("strong");
-        value.textContent = `${percent(counts[radius], total)}%`;
-        value.title = `${counts[radius]} of ${total} images`;
+        value.textContent = counts ? `${percent(counts[radius], total)}%` : "no certificate";
+        if (counts) value.title = `${counts[radius]} of ${total} images`;
         item.append(swatch(slots.get(id)), label, value);
         return item;
       }),
@@ -138,7 +138,7 @@
     const order = shown.map(({ id }) => id);
     const { grid, points } = island.curves;
     const rows = shown.flatMap(({ id, counts, total }) =>
-      counts.map((count, place) => ({ slot: slots.get(id), radius: grid[place], percent: (100 * count) / total })),
+      (counts ?? []).map((count, place) => ({ slot: slots.get(id), radius: grid[place], percent: (100 * count) / total })),
     );
     const marked = points
       .filter(({ id }) => slots.has(id))
