@@ -8,6 +8,7 @@ The folded network is certified as the one it was made from: the rows of ``W_L``
 constants of the pairs of classes come from the layers, which a folded network remembers (`FusedLayers`).
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -61,8 +62,39 @@ def fold(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> FoldedNet
     """
     steps = explicit_steps(model, in_shape)
     folded = fold_steps(steps, input_shape(model, in_shape), float(model.lipschitz))  # type: ignore[arg-type]
+    require_same_function(model, folded, folded.in_shape)
     settled(folded, model).remember(model)
     return folded
+
+
+@torch.no_grad()
+def require_same_function(model: nn.Module, network: nn.Module, in_shape: tuple[int, ...]) -> None:
+    """Raises `NotCertifiableError` where the model computes something else than ``network``, made of its steps.
+
+    Both are run in float64 on two images of noise: what a model says of itself is compared with what it does, whatever
+    made the two differ. Left out are networks with fused layers, whose weights are compared with those that were fused,
+    and those that have no ``forward`` and are nothing but their steps.
+    """
+    if type(model).forward is nn.Module.forward or any(isinstance(part, FusedLayers) for part in model.modules()):
+        return
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    noise = torch.rand(2, *in_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    says = network.to(device)(noise).flatten(1)
+    does = copy.deepcopy(model).to(torch.float64).eval()(noise).flatten(1)
+    if does.shape == says.shape:
+        largest = says.abs().max().clamp(min=1.0)
+        if not bool((does - says).abs().max() > 1e-6 * largest):  # NaN is refused where images are certified
+            return
+    raise NotCertifiableError(
+        f"{type(model).__name__} is not certifiable: it computes another function than its explicit operators (logits "
+        f"{_shown(does)} against {_shown(says)} for an image of noise); look for a layer whose `explicit` is not what "
+        "its `forward` does, or for one that was changed from outside"
+    )
+
+
+def _shown(logits: Tensor) -> str:
+    some = ", ".join(f"{value:.4g}" for value in logits[0, :3].tolist())
+    return f"({some}{', ...' if logits.shape[1] > 3 else ''})"
 
 
 def explicit_steps(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> list[Step]:

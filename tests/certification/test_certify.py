@@ -249,6 +249,9 @@ def test_weights_without_orthonormal_rows_have_smaller_radii(monkeypatch: pytest
     from timm_lipschitz.layers import explicit, sandwich_fourier
     from timm_lipschitz.layers.cayley import cayley_factors
 
+    # The forward keeps the exact transform, and is another function by as much
+    monkeypatch.setattr("timm_lipschitz.certification.certifier.require_same_function", lambda *arguments: None)
+
     def rows_longer_by(factor: float) -> None:
         for module in (explicit, sandwich_fourier):
             monkeypatch.setattr(module, "cayley_factors", lambda x, v: [factor * one for one in cayley_factors(x, v)])
@@ -267,6 +270,13 @@ def test_weights_without_orthonormal_rows_have_smaller_radii(monkeypatch: pytest
 
 
 # Arguments
+
+
+@pytest.mark.parametrize("batch_size", [0, -5])
+def test_batches_of_no_image_are_refused(batch_size: int) -> None:
+    model = small_net()
+    with pytest.raises(InvalidInputError, match=f"batch_size must be at least 1, not {batch_size}"):
+        certify(model, random_images(model, 3), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -309,7 +319,7 @@ def test_images_and_labels_are_checked() -> None:
 
 
 def test_float32_is_refused_where_cudnn_chooses_how_a_convolution_rounds() -> None:
-    module = importlib.import_module("timm_lipschitz.certification.certify")  # the function has the module's name
+    module = importlib.import_module("timm_lipschitz.certification.certifier")  # the function has the module's name
     explicit = fold(LipschitzSequential(SandwichConv2d(1, 2), Flatten(), in_shape=(1, 4, 4))).layers
     fourier = fold(LipschitzSequential(SandwichFourierConv2d(1, 2, img_size=4), Flatten(), in_shape=(1, 4, 4))).layers
     with pytest.raises(NotCertifiableError, match="'float32' on a GPU"):

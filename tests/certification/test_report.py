@@ -15,7 +15,7 @@ from torch import nn
 
 from timm_lipschitz import certify
 from timm_lipschitz.certification import network_bound
-from timm_lipschitz.certification.certify import Arithmetic
+from timm_lipschitz.certification.certifier import Arithmetic
 from timm_lipschitz.certification.report import (
     SoundnessReport,
     _two_digits_up,

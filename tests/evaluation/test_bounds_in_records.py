@@ -12,7 +12,7 @@ from records.sample_runs import sample_run
 from torch import nn
 
 from timm_lipschitz.certification import certify
-from timm_lipschitz.certification.certify import Certifier
+from timm_lipschitz.certification.certifier import Certifier
 from timm_lipschitz.cli._results import print_run
 from timm_lipschitz.errors import CertificateViolation, RecordError
 from timm_lipschitz.evaluation import evaluate

@@ -155,7 +155,7 @@ def test_a_flip_that_float64_confirms_stops_the_run_and_saves_the_witness(tmp_pa
     """The certificate is made wrong: the bound is taken for a fifth of what it is."""
     model = sandwich()
     images = labelled_as_predicted(model, wrong=0)
-    module = importlib.import_module("timm_lipschitz.certification.certify")  # the package's name is the function's
+    module = importlib.import_module("timm_lipschitz.certification.certifier")  # the package's name is the function's
     honest = module.network_bound
     monkeypatch.setattr(
         module,

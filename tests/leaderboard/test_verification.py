@@ -14,7 +14,7 @@ import torch
 from evaluation.small_runs import labelled_as_predicted, sandwich, small_run
 
 from timm_lipschitz.attacks import _torchattacks
-from timm_lipschitz.certification.certify import Certifier
+from timm_lipschitz.certification.certifier import Certifier
 from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import CertificateViolation, InvalidInputError, RecordError
 from timm_lipschitz.leaderboard import verification

@@ -1,7 +1,7 @@
 """Certificates: bounds of networks, and the radius around an image inside which its prediction is proved."""
 
 from .bounds import NetworkBound, network_bound
-from .certify import ARITHMETIC, Arithmetic, Certificates, Certifier, certified, certify, radii
+from .certifier import ARITHMETIC, Arithmetic, Certificates, Certifier, certify, radii
 
 __all__ = [
     "ARITHMETIC",
@@ -9,7 +9,6 @@ __all__ = [
     "Certificates",
     "Certifier",
     "NetworkBound",
-    "certified",
     "certify",
     "network_bound",
     "radii",

@@ -19,7 +19,7 @@ from ..layers import Activation, Bounded, MatrixOperator, NormalizedLinear, Resi
 from ..layers.full_float32 import tf32_settings
 from ..layers.steps import in_shape, out_shape
 from .bounds import step_bound
-from .certify import Certificates, Certifier, SegmentError
+from .certifier import Certificates, Certifier, SegmentError
 from .lower_bound import lipschitz_lower_bound
 
 __all__ = ["LayerBound", "SoundnessReport", "nominal_text", "render_report", "soundness_report"]

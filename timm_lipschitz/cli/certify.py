@@ -142,16 +142,12 @@ def _balls(eps: list[str] | None, data: str) -> "list[ThreatModel]":
 def _figures(
     certificates: "Certificates", images: "ImageDataset", balls: "list[ThreatModel]"
 ) -> "list[tuple[str, Figure]]":
-    from ..records import Figure, l2_threshold
+    from ..records import Figure, is_certified
 
-    correct = certificates.margin > 0
+    correct, radius = (certificates.margin > 0).numpy(), certificates.radius.numpy()
     figures = [("clean", Figure.of(int(correct.sum()), len(images)))]
     for ball in balls:
-        proved = (
-            correct
-            if ball.eps == 0
-            else correct & (certificates.radius > l2_threshold(ball, math.prod(images.image_shape)))
-        )
+        proved = is_certified(correct, radius, ball, math.prod(images.image_shape))
         figures.append((f"certified at {ball}", Figure.of(int(proved.sum()), len(images))))
     return figures
 

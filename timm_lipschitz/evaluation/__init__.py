@@ -1,6 +1,6 @@
 """Evaluation: clean, certified and attacked accuracy of the same images, in one record."""
 
 from .estimate import Estimate, StageEstimate
-from .evaluate import DEFAULT_THREAT_MODELS, Progress, dry_run, evaluate
+from .evaluating import DEFAULT_THREAT_MODELS, Progress, dry_run, evaluate
 
 __all__ = ["DEFAULT_THREAT_MODELS", "Estimate", "Progress", "StageEstimate", "dry_run", "evaluate"]

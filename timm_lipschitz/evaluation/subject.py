@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..attacks import check_float32, clean_logits
 from ..certification.bounds import asserted_modules
-from ..certification.certify import Certifier
+from ..certification.certifier import Certifier
 from ..data import check_labels
 from ..errors import InvalidInputError
 from ..folding import FoldedNetwork, explicit_steps, fold_steps, input_shape

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import NonFiniteError, NotCertifiableError
 from .activations import activation_name
 from .cayley import cayley_factors
+from .operators import Flattening
 from .registered import bounded_step
 from .steps import Activation, Affine, Bounded, Residual, Sandwich, Step, out_shape
 
@@ -26,6 +27,7 @@ __all__ = [
     "Sandwich",
     "Step",
     "as_float64",
+    "children_in_order",
     "collect",
     "explicit_factors",
     "optional_float64",
@@ -106,16 +108,48 @@ def explicit_factors(module: nn.Module) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def require_own_forward(module: nn.Module, what: str) -> None:
-    """Raises `NotCertifiableError` for a class that overrides ``forward`` and inherits what ``explicit`` says of it."""
+def children_in_order(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that a container runs, by name and in order, as often as they stand in it.
 
-    def owner(method: str) -> int:
-        return next(i for i, parent in enumerate(type(module).__mro__) if method in vars(parent))
+    `named_children` names a module that stands there twice once.
+    """
+    return [(name, child) for name, child in module._modules.items() if child is not None]
 
-    if owner("forward") < owner("explicit"):
+
+def require_unpatched(module: nn.Module, what: str) -> None:
+    """Raises `NotCertifiableError` for a module whose function a hook or an attribute of its own may have changed."""
+    if module._forward_hooks or module._forward_pre_hooks:
         raise NotCertifiableError(
-            f"{what} is not certifiable: it has a forward of its own, but inherits `explicit` from "
-            f"{type(module).__mro__[owner('explicit')].__name__}, which speaks of another function; override both"
+            f"{what} is not certifiable: it has forward hooks, which may change what it computes; remove them, and "
+            "set them again afterwards"
+        )
+    if "forward" in vars(module):
+        raise NotCertifiableError(
+            f"{what} is not certifiable: its `forward` was replaced on the object; write a class with a forward and an "
+            "`explicit` of its own"
+        )
+
+
+def require_own_forward(module: nn.Module, what: str) -> None:
+    """Raises `NotCertifiableError` where what ``module.explicit`` says is of another function than its own.
+
+    So it may be for a class that inherits ``explicit`` and overrides a method called ``forward...``, for a wrapper that
+    hands ``explicit`` on, and as `require_unpatched`.
+    """
+    parents = type(module).__mro__
+    speaks = next((parent for parent in parents if "explicit" in vars(parent)), None)
+    if speaks is None:
+        raise NotCertifiableError(
+            f"{what} is not certifiable: it wraps a module and has no `explicit` of its own; pass the module that it "
+            "wraps (torch.compile keeps it as `_orig_mod`)"
+        )
+    require_unpatched(module, what)
+    younger = parents[: parents.index(speaks)]
+    own = {name for parent in younger for name in vars(parent) if name.startswith("forward") or name == "__call__"}
+    if own:
+        raise NotCertifiableError(
+            f"{what} is not certifiable: it has a {min(own)} of its own, but inherits `explicit` from "
+            f"{speaks.__name__}, which speaks of another function; override both"
         )
 
 
@@ -123,38 +157,44 @@ def collect(modules: Iterable[tuple[str, nn.Module]], in_shape: tuple[int, ...])
     """The steps of named modules that run one after the other on samples of ``in_shape``.
 
     Containers and shapes are threaded through, and the steps carry the modules' names. Raises `NotCertifiableError`
-    naming a module that has neither explicit operators nor a registered bound, or dropout that is active.
+    naming a module that has neither explicit operators nor a registered bound, dropout that is active, or a module
+    whose function was changed (`require_own_forward`).
     """
     steps: list[Step] = []
     for name, module in modules:
-        if isinstance(module, nn.Identity) or (
-            isinstance(module, nn.Dropout) and not (module.training and module.p > 0)
-        ):
+        what = f"module {name!r} ({type(module).__name__})"
+        require_unpatched(module, what)
+        if type(module) is nn.Identity or (type(module) is nn.Dropout and not (module.training and module.p > 0)):
             continue
-        if isinstance(module, nn.Dropout):
+        if type(module) is nn.Dropout:
             raise NotCertifiableError(
                 f"module {name!r} drops activations at random (Dropout, p={module.p}), so the network is no fixed "
                 "function; call model.eval() first"
             )
         if type(module).forward in IN_ORDER:
-            found = collect(((f"{name}.{child}", m) for child, m in module.named_children()), in_shape)
+            found = collect(((f"{name}.{child}", m) for child, m in children_in_order(module)), in_shape)
         elif hasattr(module, "explicit"):
-            require_own_forward(module, f"module {name!r} ({type(module).__name__})")
+            require_own_forward(module, what)
             found = cast(ExplicitModule, module).explicit(in_shape)
         elif (bounded := bounded_step(module, in_shape, name)) is not None:
             found = [bounded]
         elif (activation := activation_name(module)) is not None:
             found = [Activation(activation, in_shape)]
+        elif _flattens_samples(module):
+            found = [Affine(Flattening(in_shape), None)]
         else:
             raise NotCertifiableError(
-                f"module {name!r} ({type(module).__name__}) is not certifiable: it has no known Lipschitz bound; "
-                "use the layers of timm_lipschitz.layers, give its class one by register_bound, or evaluate by attack "
-                "alone"
+                f"{what} is not certifiable: it has no known Lipschitz bound; use the layers of "
+                "timm_lipschitz.layers, give its class one by register_bound, or evaluate by attack alone"
             )
         steps += [replace(step, name=_path(name, step.name)) for step in found]
         if steps:
             in_shape = out_shape(steps[-1])
     return steps
+
+
+def _flattens_samples(module: nn.Module) -> bool:
+    return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
 
 
 def _path(name: str, inner: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from .explicit import IN_ORDER, collect
+from .explicit import IN_ORDER, children_in_order, collect
 from .fusing import Fusible
 from .layout import join_batches
 from .operators import Operator, multiply
@@ -70,7 +70,7 @@ class LipschitzSequential(Fusible, nn.Sequential):
         """
         if self.in_shape is not None and tuple(in_shape) != self.in_shape:
             raise InvalidInputError(f"the network was composed for images {self.in_shape}, not {tuple(in_shape)}")
-        return collect(self.named_children(), tuple(in_shape))
+        return collect(children_in_order(self), tuple(in_shape))
 
     @property
     def lipschitz(self) -> float:

@@ -125,7 +125,8 @@ class Head(nn.Module):
                 "the network has no head (global_pool=''): it returns feature maps, not logits; "
                 "create it without global_pool=''"
             )
-        return collect([(f"head.{name}", m) for name, m in self.named_children()], in_shape)
+        in_order = ("pool", "flatten", "layers", "rescale", "drop", "fc")
+        return collect([(f"head.{name}", getattr(self, name)) for name in in_order], in_shape)
 
 
 class Trunk(nn.Module):
@@ -236,7 +237,7 @@ class Trunk(nn.Module):
         self._require_stages()
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         stages: LipschitzSequential = self.stages[: max_index + 1] if stop_early else self.stages  # type: ignore[assignment]
-        x, intermediates = stages.forward_intermediates(self._stem(x), take_indices)
+        x, intermediates = stages.forward_intermediates(self.forward_stem(x), take_indices)
         intermediates = [self._as_map(y) for y in intermediates]
         return intermediates if intermediates_only else (self._as_map(x), intermediates)
 
@@ -261,7 +262,7 @@ class Trunk(nn.Module):
                 "between them; take them from the model before that"
             )
 
-    def _stem(self, x: Tensor) -> Tensor:
+    def forward_stem(self, x: Tensor) -> Tensor:
         x = self.rescale(x)
         return x if self.spatial else x.flatten(1)
 
@@ -270,7 +271,7 @@ class Trunk(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> feature maps (B, num_features, H', W')."""
-        x = self._stem(x)
+        x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.stages, x)
         else:

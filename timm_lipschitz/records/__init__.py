@@ -7,7 +7,7 @@ when the record is read.
 
 from timm_lipschitz.records._files import check_writable, read_regular_file, write_all_atomic, write_atomic
 from timm_lipschitz.records._json import from_json, to_json
-from timm_lipschitz.records.certified import certified_mask, l2_threshold
+from timm_lipschitz.records.certified import certified_mask, is_certified, l2_threshold
 from timm_lipschitz.records.chunks import AttackedChunk, CertifiedChunk, RoundingFlip, read_chunk, write_chunk
 from timm_lipschitz.records.clock import RunClock, utc_text
 from timm_lipschitz.records.examples import AdversarialPoint, Examples, examples_of
@@ -70,6 +70,7 @@ __all__ = [
     "check_writable",
     "examples_of",
     "from_json",
+    "is_certified",
     "l2_threshold",
     "make_record",
     "make_record_id",

@@ -26,11 +26,18 @@ def l2_threshold(threat_model: ThreatModel, pixels: int) -> float:
     return threshold
 
 
-def certified_mask(images: ImageTable, threat_model: ThreatModel, pixels: int) -> NDArray[np.bool_]:
-    """(N,): classified correctly with a radius above eps. At eps = 0 every correct image is: nothing is perturbed."""
+def is_certified(
+    correct: NDArray[np.bool_], radius: NDArray[np.float64], threat_model: ThreatModel, pixels: int
+) -> NDArray[np.bool_]:
+    """(N,): classified correctly with an L2 radius above eps; at eps = 0, where nothing is perturbed, correctly."""
     if threat_model.eps == 0:
-        return images.correct
-    return images.correct & (images.radius > l2_threshold(threat_model, pixels))
+        return correct
+    return correct & (radius > l2_threshold(threat_model, pixels))
+
+
+def certified_mask(images: ImageTable, threat_model: ThreatModel, pixels: int) -> NDArray[np.bool_]:
+    """(N,): `is_certified` of the images of a table."""
+    return is_certified(images.correct, images.radius, threat_model, pixels)
 
 
 def l2_per_unit(threat_model: ThreatModel, pixels: int) -> float:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from ..folding import explicit_steps, input_shape
+from ..folding import explicit_steps, input_shape, require_same_function
 from ..layers.folded import FoldedConvolution, FoldedPointwise
 from ..layers.full_float32 import full_float32
 from ..layers.operators import slack
@@ -38,7 +38,7 @@ from ..memory import in_halves
 from .bounds import asserted_modules, network_bound
 from .rounding import FLOAT32, FLOAT64, network_rounding, norms, without_scales
 
-__all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "SegmentError", "certified", "certify", "radii"]
+__all__ = ["ARITHMETIC", "Arithmetic", "Certificates", "Certifier", "SegmentError", "certify", "radii"]
 
 Arithmetic: TypeAlias = Literal["real", "float64", "float32"]
 ARITHMETIC: Arithmetic = "real"
@@ -83,12 +83,13 @@ def certify(
     """Certified radii of ``images`` (N, C, H, W) in [0, 1] for ``labels`` (N,), or for the predicted classes.
 
     The network is folded and run in float64, whatever its own dtype, and for ``arithmetic="float32"`` in float32 too;
-    autocast and TF32 play no part. ``progress`` is called with images done and images in all. To certify batch by
-    batch, keep a `Certifier`.
+    autocast and TF32 play no part. ``progress`` is called with images done and images in all, every ``batch_size``
+    images, which on a CPU run in smaller parts. To certify batch by batch, keep a `Certifier`.
 
-    Raises `InvalidInputError` for bad images, labels or arithmetic, `NotCertifiableError` for a model in training mode
-    or without a known bound, `NonFiniteError` for weights or logits that are NaN or infinite, and `OutOfMemoryError`
-    where one image alone does not fit (a batch that does not is halved).
+    Raises `InvalidInputError` for bad images, labels, batch size or arithmetic, `NotCertifiableError` for a model in
+    training mode, without a known bound, or that computes something else than its explicit operators say,
+    `NonFiniteError` for weights or logits that are NaN or infinite, and `OutOfMemoryError` where one image alone does
+    not fit (a batch that does not is halved).
     """
     return Certifier(model, arithmetic)(images, labels, batch_size=batch_size, progress=progress)
 
@@ -151,6 +152,7 @@ class Certifier:
             executed = plain if all(getattr(step, "log_scale", None) is None for step in steps) else segments(steps)
             self._operations = [(steps[segment.step].name, _operation(segment)) for segment in executed]
             self._segments = [nn.Sequential(*segment.to_modules()).to(self._device).eval() for segment in executed]
+            require_same_function(model, nn.Sequential(*self._segments), self._shape)
             self._at_image = network_rounding(steps, plain, FLOAT64)
             self._in_ball = None
             if arithmetic != "real":
@@ -179,6 +181,8 @@ class Certifier:
         progress: Callable[[int, int], None] | None = None,
     ) -> Certificates:
         """See `certify`."""
+        if batch_size < 1:
+            raise InvalidInputError(f"batch_size must be at least 1, not {batch_size!r}")
         check_images(images, image_shape=self._shape)  # type: ignore[arg-type]
         if labels is not None:
             check_labels(labels, self.num_classes, num_images=len(images))
@@ -285,13 +289,3 @@ def radii(logits: Tensor, labels: Tensor, pairs: Tensor, error: Tensor | float =
     radius = (proved / pairs.to(logits)[labels]).masked_fill(own, torch.inf).amin(dim=1)
     radius = torch.nextafter(radius, torch.zeros_like(radius))
     return margin, torch.where((margin > 0) & (radius > 0), radius, torch.zeros_like(radius))  # `>`: False for NaN
-
-
-def certified(radius: Tensor, eps: float) -> Tensor:
-    """Which images are certified at ``eps``: radius > eps (a wrong prediction has radius 0).
-
-    Raises `InvalidInputError` for an ``eps`` that is negative or not finite.
-    """
-    if not (0 <= eps < float("inf")):
-        raise InvalidInputError(f"eps must be finite and not negative, not {eps!r}")
-    return radius > eps

@@ -1,0 +1,146 @@
+"""What is certified is what the model computes.
+
+A module that stands twice counts twice; a function that was changed from outside, or says another one of itself, is
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import MethodType
+
+import pytest
+import timm
+import torch
+from layer_contract import randomize
+from torch import Tensor, nn
+
+from timm_lipschitz import certify, fold
+from timm_lipschitz.errors import NotCertifiableError
+from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential, Rescale, SandwichLinear
+
+SHAPE = (3, 2, 2)
+
+
+def composed(*middle: nn.Module) -> LipschitzSequential:
+    torch.manual_seed(0)
+    model = LipschitzSequential(Flatten(), *middle, ContractionHead(12, 3), in_shape=SHAPE)
+    randomize(model)
+    return model.eval()
+
+
+def registered() -> nn.Module:
+    return timm.create_model("sandwich_mlp", img_size=2, num_classes=3).eval()
+
+
+def images(count: int = 20) -> Tensor:
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_module_that_stands_twice_counts_twice() -> None:
+    twice = Rescale(4.0)
+    inner = nn.Sequential(twice, twice)
+    separate = composed(*(Rescale(4.0) for _ in range(4)))
+    shared = composed(twice, twice, inner)
+    assert shared.lipschitz == separate.lipschitz == pytest.approx(256 / math.sqrt(2), rel=1e-2)
+    assert certify(shared, images()).lipschitz == certify(separate, images()).lipschitz
+    assert certify(shared, images()).radius.equal(certify(separate, images()).radius)
+
+
+def test_an_activation_that_stands_twice_acts_twice() -> None:
+    relu, layer = nn.ReLU(), SandwichLinear(12, 12, activation="identity")
+    model = composed(layer, relu, layer, relu)
+    with torch.no_grad():
+        expected = model.double()(images().double())
+    torch.testing.assert_close(fold(model)(images().double()), expected)
+    assert certify(model, images()).prediction.equal(expected.argmax(dim=1))
+
+
+def test_torchs_flatten_is_taken_where_it_flattens_samples() -> None:
+    torch.manual_seed(0)
+    model = LipschitzSequential(nn.Flatten(), ContractionHead(12, 3), in_shape=SHAPE).eval()
+    assert certify(model, images()).lipschitz <= 1
+    model[0] = nn.Flatten(start_dim=0)
+    with pytest.raises(NotCertifiableError, match=r"module '0' \(Flatten\) is not certifiable"):
+        certify(model, images())
+
+
+class NoisyDropout(nn.Dropout):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.p, training=True)
+
+
+class Tenfold(nn.Identity):
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * x
+
+
+@pytest.mark.parametrize("layer", [NoisyDropout(0.5), Tenfold()], ids=["dropout", "identity"])
+def test_subclasses_of_modules_that_do_nothing_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(NotCertifiableError, match=rf"module '1' \({type(layer).__name__}\) is not certifiable"):
+        certify(composed(layer), images())
+
+
+def forward_features(self: nn.Module, x: Tensor) -> Tensor:
+    return type(self).__mro__[1].forward_features(self, 10 * x)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["forward_features", "forward_head", "__call__"])
+def test_a_class_that_changes_a_part_of_its_forward_is_refused(method: str) -> None:
+    model = registered()
+    model.__class__ = type("Mine", (type(model),), {method: forward_features})
+    with pytest.raises(NotCertifiableError, match=f"Mine is not certifiable: it has a {method} of its own"):
+        certify(model, images())
+
+
+def set_hook(model: nn.Module) -> None:
+    model.register_forward_hook(lambda module, inputs, output: 10 * output)
+
+
+def set_pre_hook(model: nn.Module) -> None:
+    model.register_forward_pre_hook(lambda module, inputs: (10 * inputs[0],))
+
+
+def replace_forward(model: nn.Module) -> None:
+    model.forward = MethodType(lambda self, x: 10 * type(self).forward(self, x), model)
+
+
+@pytest.mark.parametrize("change", [set_hook, set_pre_hook, replace_forward])
+@pytest.mark.parametrize("part", ["", "1", "2", "3", "3.0"], ids=["whole", "layer", "activation", "container", "inner"])
+def test_functions_changed_from_outside_are_refused(change: Callable[[nn.Module], None], part: str) -> None:
+    model = composed(SandwichLinear(12, 12), nn.ReLU(), nn.Sequential(nn.Identity()))
+    change(model.get_submodule(part))
+    for use in (fold, lambda changed: certify(changed, images())):
+        with pytest.raises(NotCertifiableError, match=r"forward hooks|`forward` was replaced"):
+            use(model)
+
+
+def test_a_compiled_model_is_refused_with_the_way_out() -> None:
+    with pytest.raises(NotCertifiableError, match=r"OptimizedModule is not certifiable: .*_orig_mod"):
+        certify(torch.compile(registered()), images())  # type: ignore[arg-type]
+
+
+class Boastful(SandwichLinear):
+    """Says of itself what a layer a thousandth less steep does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.001 * super().forward(x)
+
+    def explicit(self, in_shape):
+        return super().explicit(in_shape)
+
+
+def test_a_layer_that_computes_another_function_than_it_says_is_refused() -> None:
+    model = composed(Boastful(12, 12))
+    for use in (fold, lambda changed: certify(changed, images())):
+        with pytest.raises(NotCertifiableError, match="computes another function than its explicit operators"):
+            use(model)
+
+
+def test_the_comparison_leaves_the_global_generator_and_the_model_alone() -> None:
+    model = composed(SandwichLinear(12, 12))
+    before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    certify(model, images())
+    assert torch.get_rng_state().equal(before)
+    assert all(value.equal(state[name]) and value.dtype == torch.float32 for name, value in model.state_dict().items())
