@@ -223,7 +223,7 @@ def test_a_recipe_goes_by_its_own_name(train_data, validation_data, recipe, tmp_
         ("sandwich_mlp.mnist", "sandwich_mlp.mnist"),
         ("sandwich_cnn.mnist", "sandwich_cnn.mnist"),
         ("sandwich_bcop_cnn.mnist", "sandwich_bcop_cnn.mnist"),
-        ("sandwich_bcop_cnn.cifar10_jpeg", "cifar10_jpeg"),
+        ("sandwich_bcop_cnn.cifar10_jpeg", "sandwich_bcop_cnn.cifar10_jpeg"),
         ("sandwich_bcop_cnn.fashion_mnist", "fashion_mnist"),
     ],
 )

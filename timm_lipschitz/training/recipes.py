@@ -98,6 +98,9 @@ RECIPES: dict[str, Recipe] = {
     "sandwich_mlp.mnist": Recipe(epochs=40, ema_decay=0.99, tuned_on="validation"),
     "sandwich_cnn.mnist": Recipe(margin=1.12, epochs=40, ema_decay=0.99, tuned_on="validation"),
     "sandwich_bcop_cnn.mnist": Recipe(margin=1.6, epochs=12, ema_decay=0.99, tuned_on="validation"),
+    "sandwich_bcop_cnn.cifar10_jpeg": Recipe(
+        temperature=0.5, epochs=24, ema_decay=0.99, flip=True, tuned_on="validation"
+    ),
     "mnist": Recipe(margin=1.2, epochs=6, ema_decay=0.99, tuned_on="validation"),
     "fashion_mnist": Recipe(margin=0.8, epochs=6, ema_decay=0.99, tuned_on="validation"),
     "cifar10_jpeg": Recipe(temperature=0.5, epochs=12, ema_decay=0.99, flip=True, tuned_on="validation"),
