@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 class Seen:
     """A page that is ready, and everything it said and asked for on the way."""
 
-    def __init__(self, page: Page, path: Path):
+    def __init__(self, page: Page, path: Path, scripted: bool = True):
         self.page = page
         self.complaints: list[str] = []
         page.on("console", lambda message: self.complaints.append(message.text))
@@ -47,7 +47,7 @@ class Seen:
         page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
         page.on("request", self._requested)
         page.goto(path.as_uri())
-        if page.locator("script#data").count():
+        if scripted and page.locator("script#data").count():
             page.wait_for_selector("html[data-ready]", state="attached")
 
     def _requested(self, request) -> None:
@@ -83,7 +83,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Seen]]:
 
     def opened(path: Path, **settings) -> Seen:
         contexts.append(browser.new_context(**settings))
-        return Seen(contexts[-1].new_page(), path)
+        return Seen(contexts[-1].new_page(), path, settings.get("java_script_enabled", True))
 
     yield opened
     for context in contexts:
@@ -138,9 +138,9 @@ def test_a_click_or_a_key_sorts_by_number(site, open_page):
     assert header.get_attribute("aria-sort") == "descending"
     assert seen.names() == ["sandwich_cnn.mnist", "aol_cnn.mnist", "sandwich_mlp.mnist"]
     seen.page.locator("#board thead th", has_text="Clean").click()
-    seen.page.wait_for_selector("#board thead th[aria-sort=ascending]:has-text('Clean')")
-    clean = [float(text) for text in seen.column(3)]
-    assert clean == sorted(clean)
+    seen.page.wait_for_selector("#board thead th[aria-sort=descending]:has-text('Clean')")
+    clean = [float(text.split()[0]) for text in seen.column(3)]
+    assert clean == sorted(clean, reverse=True), "the best first"
     assert seen.complaints == []
 
 
@@ -161,6 +161,11 @@ def test_filters_narrow_the_table_and_the_charts(site, open_page):
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#legend li")).to_have_count(3)
     assert len(seen.names()) == 3
+
+    page.get_by_label("Search").fill("98")
+    assert seen.names() == [], "names alone are searched, not figures"
+    expect(page.locator("#parameters-empty")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
 
     page.get_by_label("Family").select_option("aol_cnn")
     assert seen.names() == ["aol_cnn.mnist"]
@@ -217,10 +222,15 @@ def test_the_slider_reads_the_curves_by_keyboard(site, open_page):
     slider.focus()
     page.keyboard.press("Home")
     assert page.locator("#radius-value").inner_text() == "0.000"
-    assert slider.get_attribute("aria-valuetext") == "radius 0.000"
+    spoken = slider.get_attribute("aria-valuetext")
+    assert spoken.startswith("radius 0.000: ")
+    assert f"sandwich_cnn.mnist {results.clean.percent}%" in spoken
     assert reading.inner_text() == f"{results.clean.percent}%"
-    page.keyboard.press("ArrowRight")
-    assert page.locator("#radius-value").inner_text() != "0.000"
+    attacked = results.at("l2:1.0").robust
+    while page.locator("#radius-value").inner_text() != "1.000":
+        page.keyboard.press("ArrowRight")
+    note = page.locator("#legend li", has_text="sandwich_cnn.mnist").locator(".note")
+    assert note.inner_text() == f"attacked {attacked.percent}% of {attacked.total}"
     chart = page.locator("#curves svg")
     chart.hover(position={"x": chart.bounding_box()["width"] / 2, "y": 60})
     expect(page.locator("#radius-value")).to_have_text(re.compile("^1\\."))
@@ -308,3 +318,53 @@ def test_the_policy_stops_a_script_that_gets_into_a_page(site, tmp_path, open_pa
     (site / "broken.html").unlink()
     assert seen.complaints
     assert all("Content Security Policy" in text for text in seen.complaints), seen.complaints
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_markers_stand_at_their_radius_and_name_what_they_say(shipped, open_page, width):
+    seen = open_page(shipped / "datasets/mnist.html", viewport={"width": width, "height": 900})
+    places = seen.page.evaluate(
+        """() => [...document.querySelectorAll("#curves svg .mark-symbol path")].map((path) => {
+            const { x, width } = path.getBoundingClientRect();
+            return [path.getAttribute("aria-label"), x + width / 2];
+        })"""
+    )
+    assert len(places) >= 10
+    eps = {"36/255": 36 / 255, "1.0": 1.0, "1.58": 1.58}
+    at = [(eps[re.search(r"attacked at L2 (\S+): ", label)[1]], x) for label, x in places]
+    (low, left), (high, right) = min(at), max(at)
+    for radius, x in at:
+        assert abs(x - (left + (radius - low) / (high - low) * (right - left))) < 1.5
+    assert seen.page.locator("#curves svg [aria-label*='slot']").count() == 0
+
+
+def test_the_figure_that_ranks_is_in_view_on_a_phone(shipped, open_page):
+    for dataset in ("mnist", "cifar10_jpeg", "fashion_mnist"):
+        page = open_page(shipped / f"datasets/{dataset}.html", viewport={"width": 390, "height": 900}).page
+        box = page.locator("#board tbody td.primary").first.bounding_box()
+        assert box["x"] + box["width"] <= 390
+
+
+def test_the_other_series_stand_back_while_one_is_pointed_at(site, open_page):
+    page = open_page(site / "datasets/mnist.html").page
+    lines = page.locator("#curves svg .mark-line path")
+    page.locator("#legend li").first.hover()
+    expect(lines.nth(1)).to_have_attribute("opacity", "0.12")
+    page.mouse.move(0, 0)
+    expect(lines.nth(1)).to_have_attribute("opacity", "1")
+
+
+def test_a_models_slider_starts_where_attacks_ran_and_says_where_none_did(shipped, open_page):
+    page = open_page(shipped / "models/cifar10_jpeg/sandwich_bcop_cnn.cifar10_jpeg.html").page
+    assert page.locator("#radius-value").inner_text() == "108/255"
+    note = page.locator("#legend li", has_text="No adversarial example").locator(".note")
+    assert note.count() == 0
+    page.get_by_role("slider").press("End")
+    assert note.inner_text() == "beyond the radii attacked"
+
+
+def test_pages_without_javascript_say_where_the_figures_are(site, open_page):
+    for path in (site / "datasets/mnist.html", site / "models/mnist/sandwich_cnn.mnist.html"):
+        page = open_page(path, java_script_enabled=False).page
+        assert page.locator(".chart:visible").count() == 0
+        assert page.get_by_text("The chart needs JavaScript").first.is_visible()

@@ -33,14 +33,24 @@ def test_certified_counts_are_exact_at_every_radius(run):
 
 def test_the_grid_holds_zero_and_every_eps_and_ends_past_them(run):
     grid = radius_grid([run])
-    assert grid[0] == 0
-    assert {36 / 255, 1.0, 1.58} <= set(grid.tolist())
-    assert grid[-1] >= max(1.58, float(np.quantile(run.images.radius, 0.99)))
-    assert np.all(np.diff(grid) > 0)
+    assert grid.radii[0] == 0
+    assert {36 / 255, 1.0, 1.58} <= set(grid.radii.tolist())
+    assert grid.end >= max(1.58, float(np.quantile(run.images.radius, 0.99)))
+    assert np.all(np.diff(grid.radii) > 0)
+    assert 200 <= len(grid.radii) <= 330
+    assert radius_grid([run], found=[7.3] * 5).end >= 7.3
+
+
+def test_radii_of_the_grid_are_written_exactly(run):
+    """So that a figure stands beside its own radius, and not beside a larger one of fewer digits."""
+    grid = radius_grid([run])
+    assert [float(Fraction(label)) for label in grid.labels] == grid.radii.tolist()
+    assert {"36/255", "1.000", "1.580"} <= set(grid.labels)
+    assert grid.labels[grid.place(1.58)] == "1.580"
 
 
 def test_counts_at_a_threat_model_are_those_of_the_record(run):
-    grid = radius_grid([run])
+    grid = radius_grid([run]).radii
     counts = dict(zip(grid.tolist(), certified_counts(run.images, grid).tolist(), strict=True))
     for name, eps in (("l2:36/255", 36 / 255), ("l2:1.0", 1.0), ("l2:1.58", 1.58)):
         assert counts[eps] == run.record.results.at(name).certified.count

@@ -103,7 +103,7 @@ def test_the_table_shows_every_figure(site):
     page = pages(site)["datasets/mnist.html"]
     run = as_run(sample_run(500, 50, 0, 500, "sandwich_cnn.mnist"))
     for figures in run.record.results.threat_models:
-        assert f" {figures.certified.percent} " in page.words
+        assert "{}[{}, {}]".format(figures.certified.percent, *figures.certified.interval_percent) in page.words
         assert "{}[{}, {}]".format(figures.robust.percent, *figures.robust.interval_percent) in page.words
         assert f"{figures.attacks[0].attacked.count} of 50 attacked" in page.words
     rows = [a for a in page.all("tr") if "data-id" in a]
@@ -168,8 +168,9 @@ def test_a_models_page_shows_what_is_known_of_it(site):
         assert fact in page.words, fact
     bars = page.data["radii"]
     assert len(bars) == int(run.images.correct[:50].sum())
-    assert all(bar["lower"] <= bar["upper"] for bar in bars)
     assert {bar["open"] for bar in bars} == {0, 1}
+    for bar in bars:
+        assert bar["upper"] is None if bar["open"] else bar["lower"] <= bar["upper"]
     lines = {series["id"]: series for series in page.data["curves"]["series"]}
     assert (lines["certified"]["total"], lines["proved"]["total"], lines["unbroken"]["total"]) == (500, 50, 50)
     assert all(a <= b for a, b in zip(lines["proved"]["counts"], lines["unbroken"]["counts"], strict=True))
@@ -298,3 +299,20 @@ def test_the_libraries_are_those_that_the_table_names():
         assert hashlib.sha256(content).hexdigest() == digest
         assert b"</script" not in content.lower()  # it is inlined in pages that stand alone
         assert b"<!--" not in content
+
+
+def test_a_page_without_a_certificate_speaks_of_none():
+    words = Page(render_run_page(as_run(sample_run(300, 50).with_record(certification=None)))).words
+    assert "nothing is proved" in words
+    for claim in ("Rank 1", "Dot: certified", "quartile", "between its certified radius"):
+        assert claim not in words
+
+
+def test_weights_that_are_not_published_come_with_the_command_that_trains_them(tmp_path, site):
+    folder = sample_model(name="local-dir:runs/mine")
+    add_run(tmp_path, tmp_path / "boards", sample_run(40, 20, record_id="mine.mnist", model=folder))
+    build_site(tmp_path / "boards", tmp_path / "out")
+    words = pages(tmp_path / "out")["models/mnist/mine.mnist.html"].words
+    assert "The weights are not published." in words
+    assert "timm-lipschitz train sandwich_cnn --data mnist" in words
+    assert "not published" not in pages(site)["models/mnist/sandwich_cnn.mnist.html"].words

@@ -70,3 +70,17 @@ def test_classes_have_their_names(run):
 
 def test_without_examples_there_is_no_such_section(run):
     assert "Closest adversarial examples" not in Page(render_run_page(replace(run, examples=None))).words
+
+
+def test_pictures_of_large_images_do_not_weigh_a_page_down(run):
+    """Noise, which no format makes smaller."""
+    generator = np.random.default_rng(1)
+    image = generator.random((6, 3, 224, 224), dtype=np.float32)
+    index = run.images.index[:50][run.images.correct[:50]][:6]
+    point = np.clip(image + 0.02 * generator.standard_normal(image.shape, dtype=np.float32), 0, 1)
+    prediction = (run.images.label[index] + 1) % 10
+    large = replace(run, examples=Examples(index, image, point, prediction))
+    shown = pictures(large, None)
+    assert 1 <= len(shown) < 6
+    assert len(pictures(run, None)) == 3
+    assert len(render_run_page(large).encode()) < 2_000_000

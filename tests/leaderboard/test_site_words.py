@@ -1,6 +1,8 @@
 """What a page hands out as text: BibTeX, a LaTeX row, a model card. Text of a record is inert in each."""
 
 import re
+import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,13 +11,15 @@ from leaderboard.boards import HOSTILE
 from leaderboard.pages import as_run
 from records.sample_runs import sample_model, sample_run
 
+from timm_lipschitz.leaderboard._escape import one_line
 from timm_lipschitz.leaderboard.entries import Entry
 from timm_lipschitz.leaderboard.ranking import Board, rank
 from timm_lipschitz.leaderboard.site.citation import bibtex, latex_row, latex_text
 from timm_lipschitz.leaderboard.site.model_card import model_card
-from timm_lipschitz.leaderboard.site.words import threat_model_name
+from timm_lipschitz.leaderboard.site.words import command, threat_model_name, training_command
 
-ACTIVE = re.compile(r"(?<!\\)[&%$#_{}~^]|\\(?![&%$#_{}]|text(backslash|asciitilde|asciicircum)\{\})")
+NAMED = re.compile(r"\\text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}")
+ACTIVE = re.compile(r"(?<!\\)[&%$#_{}~^]|\\(?![&%$#_{}])|[<>|]")
 
 
 def board(**model: object) -> Board:
@@ -25,9 +29,7 @@ def board(**model: object) -> Board:
 @given(st.text())
 def test_no_text_is_active_in_latex(text):
     escaped = latex_text(text)
-    for name in ("textbackslash", "textasciitilde", "textasciicircum"):
-        escaped = escaped.replace(f"\\{name}{{}}", "")
-    assert not ACTIVE.search(escaped)
+    assert not ACTIVE.search(NAMED.sub("", escaped))
     assert "\n" not in escaped
 
 
@@ -47,7 +49,11 @@ def test_bibtex_names_the_entry_and_the_papers_of_its_family():
     assert "2104.07167" in bibtex(board(family="orthogonal_cnn_medium").rows[0])
     assert "2303.06169" in bibtex(board(family="sll_resnet").rows[0])
     assert bibtex(board(family="plain_cnn").rows[0]).count("@") == 1
-    for text in (entry, bibtex(board(family="sll_resnet").rows[0])):
+    explicit = bibtex(board(family="sandwich_bcop_cnn_large").rows[0])
+    assert "2301.11526" in explicit
+    assert "1911.00937" in explicit
+    assert "1911.00937" not in entry
+    for text in (entry, explicit, bibtex(board(family="sll_resnet").rows[0])):
         assert text.count("{") == text.count("}")
 
 
@@ -57,7 +63,7 @@ def test_a_hostile_name_cannot_leave_its_field(text):
     entry = bibtex(ranked.rows[0])
     title = next(line for line in entry.splitlines() if line.startswith("  title"))
     assert title.endswith("certified and attacked accuracy},")
-    assert not ACTIVE.search(title.removeprefix("  title = {").removesuffix("},").replace("\\textbackslash{}", ""))
+    assert not ACTIVE.search(NAMED.sub("", title.removeprefix("  title = {").removesuffix("},")))
     row = latex_row(ranked, ranked.rows[0]).splitlines()[1]
     assert len(re.findall(r"(?<!\\)&", row)) == 8
     card = model_card(ranked.rows[0].entry.run)
@@ -103,3 +109,26 @@ def test_the_model_card_states_figures_with_intervals_and_limits():
 )
 def test_threat_models_have_names(text, name):
     assert threat_model_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "word", ["plain", "my  models/a", "line\nbreak", "zero\u200bwidth", "it's", "$(touch x)", "caf\u00e9", "", "\udcff"]
+)
+def test_a_command_is_shown_in_one_line_that_bash_reads_back(word):
+    run = as_run(sample_run())
+    info = run.run_info.model_copy(update={"command": ("printf", "%s\\0", word, "end")})
+    shown = command(replace(run, run_info=info))
+    assert one_line(shown) == shown
+    read = subprocess.run(["bash", "-c", shown], capture_output=True, check=True).stdout
+    assert read == word.encode(errors="surrogateescape") + b"\0end\0"
+
+
+def test_the_command_that_trains_again_names_recipe_and_seed():
+    training = sample_run().record.training
+    again = training_command(sample_run().with_record(training=training.model_copy(update={"seed": 7})).record)
+    assert again == (
+        "timm-lipschitz train sandwich_cnn --data mnist --data-dir DIR --recipe sandwich_cnn.mnist --seed 7 "
+        "--out runs/sandwich_cnn.mnist"
+    )
+    changed = training.model_copy(update={"recipe": "mnist-changed"})
+    assert training_command(sample_run().with_record(training=changed).record) is None

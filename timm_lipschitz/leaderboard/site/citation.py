@@ -10,6 +10,9 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -45,7 +48,22 @@ _SLL = """@inproceedings{araujo2023unified,
   eprint = {2303.06169},
   archiveprefix = {arXiv}
 }"""
-_METHODS = {"sandwich": _SANDWICH, "orthogonal": _CAYLEY, "aol": _AOL, "sll": _SLL}
+_BCOP = """@inproceedings{li2019preventing,
+  title = {Preventing Gradient Attenuation in {L}ipschitz Constrained Convolutional Networks},
+  author = {Li, Qiyang and Haque, Saminul and Anil, Cem and Lucas, James and Grosse, Roger B.
+            and Jacobsen, J{\\"o}rn-Henrik},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year = {2019},
+  eprint = {1911.00937},
+  archiveprefix = {arXiv}
+}"""
+_METHODS = {
+    "sandwich": (_SANDWICH,),
+    "sandwich_bcop": (_SANDWICH, _BCOP),
+    "orthogonal": (_CAYLEY,),
+    "aol": (_AOL,),
+    "sll": (_SLL,),
+}
 
 
 def latex_text(text: str) -> str:
@@ -54,18 +72,19 @@ def latex_text(text: str) -> str:
 
 
 def bibtex(row: Row) -> str:
-    """The entry itself, and the paper behind the model's family where it is one of those compared here."""
+    """The entry itself, and the papers behind the model's family where it is one of those compared here."""
     record, info = row.entry.run.record, row.entry.run.run_info
     year, month, day = info.finished[:10].split("-")
     key = re.sub(r"[^a-z0-9]+", "-", f"timm-lipschitz-{record.dataset.name}-{record.id}")
     entry = f"""@misc{{{key},
   title = {{{latex_text(entry_name(record))} on {latex_text(record.dataset.name)}: certified and attacked accuracy}},
   howpublished = {{Entry of the timm\\_lipschitz leaderboard}},
-  note = {{weights SHA-256 {record.model.weights_sha256[:16]}, measured on {year}-{month}-{day}}},
+  note = {{weights SHA-256 {record.model.weights_sha256}, measured on {year}-{month}-{day}}},
   year = {{{year}}}
 }}"""
-    method = _METHODS.get(record.model.family.partition("_")[0])
-    return entry if method is None else f"{entry}\n\n{method}"
+    parts = record.model.family.split("_")
+    papers = _METHODS.get("_".join(parts[:2])) or _METHODS.get(parts[0], ())
+    return "\n\n".join([entry, *papers])
 
 
 def latex_row(board: Board, row: Row) -> str:
@@ -79,7 +98,7 @@ def latex_row(board: Board, row: Row) -> str:
         cells.append(figure.percent if figure else "--")
     for model in board.attacked_columns:
         figures = row.attacked.get(model)
-        names.append(f"attacked {model}")
+        names.append(f"attacked {model} (of {record.attacked.count if record.attacked else 0} images)")
         cells.append(
             f"{figures.robust.percent} [{', '.join(figures.robust.interval_percent)}]"
             if figures and figures.robust

@@ -1,7 +1,7 @@
 """Numbers of the charts: accuracy against radius from the per-image tables, and intervals of robust radii.
 
-A curve is sampled on a grid of radii and drawn as a staircase, each step at the height of its right end: where the grid
-is coarser than the data, the curve lies below the exact one, never above.
+A curve is sampled on a grid of radii and drawn as a staircase. Where the grid is coarser than the data, a certified
+curve lies below the exact one, and one that bounds the accuracy from above lies above it.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timm_lipschitz.records import ImageTable, Run
-from timm_lipschitz.threat_model import ThreatModel
+from timm_lipschitz.threat_model import ThreatModel, format_eps
 
-_STEPS = 320  # grid cells of a curve, two to three pixels each
+_STEPS = 320  # grid cells of a curve at the most, two to three pixels each
 _SHOWN_INTERVALS = 200  # more vertical lines than that run into each other
 
 
@@ -41,20 +41,51 @@ class Brackets:
         return Brackets(self.index[::every], self.lower[::every], self.upper[::every], self.attacked)
 
 
-def radius_grid(runs: Sequence[Run]) -> NDArray[np.float64]:
-    """Radii at which curves of these runs are sampled: evenly spaced from 0 on, and every L2 eps of a threat model.
+@dataclass(frozen=True)
+class RadiusGrid:
+    """Radii at which curves are sampled: 0, evenly spaced thousandths, and every L2 eps of a threat model.
 
-    The grid ends past every threat model, and where fewer than 1% of the images are still certified.
+    Attributes:
+        radii: (E,) in increasing order.
+        labels: the radii as they are written, exactly: ``0.020``, and ``36/255`` for an eps that no decimals name.
     """
-    eps = {
-        model.radius
+
+    radii: NDArray[np.float64]
+    labels: tuple[str, ...]
+
+    @property
+    def end(self) -> float:
+        return float(self.radii[-1])
+
+    def place(self, radius: float) -> int:
+        """Where a radius of the grid stands in it."""
+        return int(abs(self.radii - radius).argmin())
+
+
+def radius_grid(runs: Sequence[Run], found: Sequence[float] = ()) -> RadiusGrid:
+    """The grid for the curves of these runs.
+
+    It ends past every threat model, where fewer than 1% of the images are still certified, and past 99% of the
+    distances ``found`` by attacks.
+    """
+    models = {
+        model
         for run in runs
         for figures in run.record.results.threat_models
         if (model := ThreatModel.parse(figures.threat_model)).norm == "l2"
     }
-    ends = [0.1, *(1.05 * radius for radius in eps), *(float(np.quantile(run.images.radius, 0.99)) for run in runs)]
-    even = np.linspace(0.0, _round_up(max(ends)), _STEPS + 1)
-    return np.unique(np.concatenate([even, [float(radius) for radius in eps]]))
+    ends = [
+        0.1,
+        *(1.05 * model.radius for model in models),
+        *(float(np.quantile(run.images.radius, 0.99)) for run in runs),
+        *([float(np.quantile(found, 0.99))] if len(found) else []),
+    ]
+    thousandths = math.ceil(1000 * _round_up(max(ends)))
+    step = math.ceil(thousandths / _STEPS)
+    even = {Fraction(count, 1000) for count in range(0, thousandths + step, step)}
+    exact = sorted(even | {model.eps for model in models})
+    labels = tuple(f"{float(eps):.3f}" if eps * 1000 == int(eps * 1000) else format_eps(eps) for eps in exact)
+    return RadiusGrid(np.array([float(eps) for eps in exact]), labels)
 
 
 def certified_counts(images: ImageTable, eps: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ from timm_lipschitz.leaderboard.site.words import (
     known_dataset,
     milliseconds_text,
     plotted,
+    plotted_attacks,
     seconds_an_image,
     threat_model_name,
 )
@@ -77,14 +78,13 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
         "rows": rows,
         "primary": threat_model_name(board.primary),
         "ties": [threat_model_name(model) for model in board.ties],
-        "certified_columns": [threat_model_name(model) for model in board.certified_columns],
+        "certified_columns": [threat_model_name(model) for model in _primary_first(board)],
         "attacked_columns": [threat_model_name(model) for model in board.attacked_columns],
-        "primary_column": board.certified_columns.index(board.primary),
         "families": sorted({row.family for row in rows}),
         "certificates": sorted({row.certificate for row in rows}),
         "metrics": _metrics(board),
         "seed_groups": [
-            (group, [group.certified.get(model) for model in board.certified_columns]) for group in seed_groups(board)
+            (group, [group.certified.get(model) for model in _primary_first(board)]) for group in seed_groups(board)
         ],
         "seeds_note": SEEDS_NOTE,
         "slots": charts.SLOTS,
@@ -109,7 +109,7 @@ def _table_row(board: Board, row: Row) -> _TableRow:
         link=f"../models/{board.dataset}/{record.id}.html",
         clean=Cell.of(record.results.clean),
         certified=tuple(
-            Cell.of(figure) if (figure := row.certified.get(model)) else None for model in board.certified_columns
+            Cell.of(figure) if (figure := row.certified.get(model)) else None for model in _primary_first(board)
         ),
         attacked=tuple(_attacked(row, model) for model in board.attacked_columns),
         parameters=record.model.parameters,
@@ -132,11 +132,15 @@ def _attacked(row: Row, model: ThreatModel) -> _Attacked | None:
     return _Attacked(Cell.of(figures.robust), attacked_count(figures))
 
 
+def _primary_first(board: Board) -> list[ThreatModel]:
+    """The columns of certified accuracy; that which ranks stands next to the names, where a phone shows it."""
+    return [board.primary, *(model for model in board.certified_columns if model != board.primary)]
+
+
 def _metrics(board: Board) -> list[tuple[str, str]]:
     """Key and label of each accuracy that a scatter chart can show, the one that ranks first."""
-    certified = [board.primary, *(model for model in board.certified_columns if model != board.primary)]
     return [
-        *((f"certified {model}", f"Certified at {threat_model_name(model)}") for model in certified),
+        *((f"certified {model}", f"Certified at {threat_model_name(model)}") for model in _primary_first(board)),
         *((f"attacked {model}", f"Attacked at {threat_model_name(model)}") for model in board.attacked_columns),
         ("clean", "Clean"),
     ]
@@ -148,39 +152,33 @@ def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
     times = [row.seconds * 1000 for row in rows if row.seconds]
     return {
         "charts": {
-            "curves": charts.accuracy_against_radius(),
-            "parameters": charts.accuracy_against(_PARAMETERS, _around([row.parameters for row in rows])),
-            **({"time": charts.accuracy_against(_TIME, _around(times))} if times else {}),
+            "curves": charts.accuracy_against_radius(grid.end),
+            "parameters": charts.accuracy_against(_PARAMETERS, _around([row.parameters for row in rows]), "~s"),
+            **({"time": charts.accuracy_against(_TIME, _around(times), "~g")} if times else {}),
         },
         "curves": {
-            "grid": grid.tolist(),
-            "start": int(abs(grid - board.primary.radius).argmin()) if board.primary.norm == "l2" else 0,
+            "grid": grid.radii.tolist(),
+            "labels": grid.labels,
+            "start": grid.place(board.primary.radius) if board.primary.norm == "l2" else 0,
+            "dashes": charts.DASHES,
             "series": [
                 {
                     "id": row.id,
                     "name": row.name,
                     "total": len(run.images),
-                    "counts": certified_counts(run.images, grid).tolist() if run.record.certification else None,
+                    "counts": certified_counts(run.images, grid.radii).tolist() if run.record.certification else None,
                 }
                 for row, run in zip(rows, runs, strict=True)
             ],
-            "points": [point for row in board.rows for point in _points(row)],
+            "points": [
+                {"id": row.id, **point}
+                for row, run in zip(rows, runs, strict=True)
+                for point in plotted_attacks(run.record, row.name)
+            ],
         },
         "networks": first_of_seeds(board),
         "models": [_scatter_model(board, row, line) for row, line in zip(board.rows, rows, strict=True)],
     }
-
-
-def _points(row: Row) -> list[dict[str, Any]]:
-    """Attacked accuracy at each L2 eps, for the chart of the curves."""
-    record, points = row.entry.run.record, []
-    for model, figures in row.attacked.items():
-        if model.norm == "l2" and figures.robust is not None:
-            cell = Cell.of(figures.robust)
-            text = f"{entry_name(record)}, attacked at {threat_model_name(model)}: {cell.text}"
-            place = {"id": record.id, "radius": model.radius}
-            points.append({**plotted(cell, figures.robust), **place, "text": text})
-    return points
 
 
 def _scatter_model(board: Board, row: Row, line: _TableRow) -> dict[str, Any]:
@@ -191,7 +189,7 @@ def _scatter_model(board: Board, row: Row, line: _TableRow) -> dict[str, Any]:
     labels = dict(_metrics(board))
     return {
         "id": line.id,
-        "name": line.name,
+        "mark": str(line.rank) if line.rank is not None else "",
         "parameters": line.parameters,
         "time": line.seconds * 1000 if line.seconds else None,
         "figures": {

@@ -2,6 +2,7 @@
 
 from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, attack_names, certificate_name, entry_name, images_cell
 from timm_lipschitz.leaderboard._escape import markdown_text
+from timm_lipschitz.leaderboard.site.words import training_text
 from timm_lipschitz.records import Record, Run
 
 
@@ -68,15 +69,9 @@ def _certificate(record: Record) -> list[str]:
 
 
 def _training(record: Record) -> str:
-    training = record.training
-    if training is None:
-        return "Not stated by the checkpoint."
-    data = f", data SHA-256 {training.data_sha256}" if training.data_sha256 else ""
-    settings = "".join(f", {name} {value}" for name, value in training.settings.items() if value is not None)
-    return (
-        f"Recipe {markdown_text(training.recipe)}, seed {training.seed}, tuned on: {training.tuned_on}{data}"
-        f"{markdown_text(settings)}."
-    )
+    text, training = training_text(record), record.training
+    data = f", data SHA-256 {training.data_sha256}" if training and training.data_sha256 else ""
+    return f"{markdown_text(text[0].upper() + text[1:])}{data}."
 
 
 def _evaluation(record: Record) -> list[str]:

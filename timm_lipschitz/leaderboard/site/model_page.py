@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, certificate_name, duration, entry_name
+from timm_lipschitz.leaderboard._cells import ROUNDING_NOTE, certificate_name, duration, entry_name, from_a_folder
 from timm_lipschitz.leaderboard.ranking import Board, Row
 from timm_lipschitz.leaderboard.site import charts
 from timm_lipschitz.leaderboard.site.citation import bibtex, latex_row
@@ -29,9 +29,10 @@ from timm_lipschitz.leaderboard.site.words import (
     facts,
     hashes,
     known_dataset,
-    plotted,
+    plotted_attacks,
     radius_text,
     threat_model_name,
+    training_command,
 )
 from timm_lipschitz.records import ImageTable, Run
 from timm_lipschitz.threat_model import ThreatModel
@@ -88,6 +89,7 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
         "clean": Cell.of(record.results.clean),
         "threat_models": [_threat_model_row(run, model) for model in record.results.threat_models],
         "certificate": certificate_name(record),
+        "certified": record.certification is not None,
         "run_time": duration(run.run_info.total_seconds),
         "quantiles": [(name, radius_text(radius)) for name, radius in radius_quantiles(run.images).items()],
         "found": _found_facts(found),
@@ -97,6 +99,8 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
         "hashes": hashes(record),
         "attack_settings": attack_settings(record),
         "command": command(run),
+        "from_a_folder": from_a_folder(record),
+        "training_command": training_command(record),
         "card": model_card(run),
         "bibtex": bibtex(row),
         "latex": latex_row(board, row),
@@ -153,28 +157,35 @@ def _listed(found: Brackets, images: ImageTable) -> list[_ImageRow]:
 
 
 def _island(run: Run, found: Brackets, name: str) -> dict[str, Any]:
-    grid = radius_grid([run])
+    grid = radius_grid([run], found.upper[np.isfinite(found.upper)].tolist())
+    certificate, certified_at, attacked_at = run.record.certification is not None, *_largest_eps(run)
     series = []
-    if run.record.certification is not None:
-        counts = certified_counts(run.images, grid)
+    if certificate:
+        counts = certified_counts(run.images, grid.radii)
         series.append(_series("certified", "Certified, all evaluated images", len(run.images), counts))
     if found.attacked:
-        certified, unbroken = bracket_counts(found, grid)
-        if run.record.certification is not None:
+        certified, unbroken = bracket_counts(found, grid.radii)
+        if certificate:
             series.append(_series("proved", "Certified, attacked images", found.attacked, certified))
-        series.append(_series("unbroken", "No adversarial example found, attacked images", found.attacked, unbroken))
+        upper = _series("unbroken", "No adversarial example found, attacked images", found.attacked, unbroken)
+        series.append({**upper, "upper": 1, "attacked": grid.place(attacked_at)})
     island: dict[str, Any] = {
-        "charts": {"curves": charts.accuracy_against_radius()},
+        "charts": {"curves": charts.accuracy_against_radius(grid.end)},
         "curves": {
-            "grid": grid.tolist(),
-            "start": _start(run, grid),
+            "grid": grid.radii.tolist(),
+            "labels": grid.labels,
+            "start": grid.place(attacked_at or certified_at),
+            "dashes": charts.DASHES,
             "series": series,
-            "points": _points(run, name),
+            "points": [{"id": "unbroken", **point} for point in plotted_attacks(run.record, name)],
         },
     }
     if len(found.index):
-        island["charts"]["radii"] = charts.robust_radii()
-        island["radii"] = _bracket_rows(found.thinned(), float(grid[-1]))
+        shown = found.thinned()
+        known = shown.upper[np.isfinite(shown.upper)]
+        top = 1.05 * max(grid.end, float(shown.lower.max()), float(known.max(initial=0.0)))
+        island["charts"]["radii"] = charts.robust_radii(top)
+        island["radii"] = _bracket_rows(shown)
     return island
 
 
@@ -182,25 +193,15 @@ def _series(key: str, name: str, total: int, counts: Any) -> dict[str, Any]:
     return {"id": key, "name": name, "total": total, "counts": counts.tolist()}
 
 
-def _start(run: Run, grid: Any) -> int:
-    """Where the slider stands first: at the largest L2 eps of the run."""
-    models = [ThreatModel.parse(figures.threat_model) for figures in run.record.results.threat_models]
-    radii = [model.radius for model in models if model.norm == "l2"]
-    return int(abs(grid - max(radii)).argmin()) if radii else 0
+def _largest_eps(run: Run) -> tuple[float, float]:
+    """The largest L2 eps of the run, and the largest one with attacks; 0 where there is none."""
+    at = [(ThreatModel.parse(figures.threat_model), figures.attacks) for figures in run.record.results.threat_models]
+    radii = [(model.radius, bool(attacks)) for model, attacks in at if model.norm == "l2"]
+    attacked = [radius for radius, attacks in radii if attacks]
+    return max((radius for radius, _ in radii), default=0.0), max(attacked, default=0.0)
 
 
-def _points(run: Run, name: str) -> list[dict[str, Any]]:
-    points = []
-    for figures in run.record.results.threat_models:
-        model = ThreatModel.parse(figures.threat_model)
-        if model.norm == "l2" and figures.robust is not None:
-            cell = Cell.of(figures.robust)
-            text = f"{name}, attacked at {threat_model_name(model)}: {cell.text}"
-            points.append({**plotted(cell, figures.robust), "id": "unbroken", "radius": model.radius, "text": text})
-    return points
-
-
-def _bracket_rows(found: Brackets, end: float) -> list[dict[str, Any]]:
+def _bracket_rows(found: Brackets) -> list[dict[str, Any]]:
     rows = []
     for place, (index, lower, upper) in enumerate(zip(found.index, found.lower, found.upper, strict=True)):
         known = bool(np.isfinite(upper))
@@ -211,7 +212,7 @@ def _bracket_rows(found: Brackets, end: float) -> list[dict[str, Any]]:
             {
                 "place": place,
                 "lower": float(lower),
-                "upper": float(upper) if known else max(end, float(lower)),
+                "upper": float(upper) if known else None,
                 "open": 0 if known else 1,
                 "text": text,
             }

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from timm_lipschitz.leaderboard.site.words import distance_text, radius_text
 from timm_lipschitz.records import Run
 
+_BYTES = 800_000  # with the libraries, a page stays below 2 MB
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -28,12 +30,12 @@ class Picture:
 
 
 def pictures(run: Run, classes: tuple[str, ...] | None) -> list[Picture]:
-    """The examples of a run; ``classes`` are names of its classes, numbers where there are none."""
+    """The examples of a run, as many as do not weigh a page down; ``classes`` are names of its classes, or None."""
     examples = run.examples
     if examples is None:
         return []
     rows = np.searchsorted(run.images.index, examples.index)
-    return [
+    shown = [
         _picture(
             index=int(index),
             label=_class_name(int(run.images.label[row]), classes),
@@ -53,6 +55,8 @@ def pictures(run: Run, classes: tuple[str, ...] | None) -> list[Picture]:
             strict=True,
         )
     ]
+    weight = np.cumsum([len(one.image) + len(one.adversarial) + len(one.difference) for one in shown])
+    return shown[: max(1, int(np.searchsorted(weight, _BYTES, side="right")))]
 
 
 def _picture(*, image: NDArray[np.float32], adversarial: NDArray[np.float32], **words: object) -> Picture:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from timm_lipschitz.leaderboard._cells import attack_names, certificate_name, images_cell
+from timm_lipschitz.leaderboard._escape import one_line
 from timm_lipschitz.records import Figure, Record, Run
 from timm_lipschitz.threat_model import ThreatModel, format_eps
 
@@ -55,7 +56,20 @@ def threat_model_name(model: ThreatModel | str) -> str:
 def plotted(cell: Cell, figure: Figure) -> dict[str, Any]:
     """Position of a figure in a chart: percent, ends of its interval, and the same in words."""
     low, high = figure.interval
-    return {"percent": 100 * figure.fraction, "low": 100 * low, "high": 100 * high, "text": cell.text}
+    place = {"percent": 100 * figure.fraction, "low": 100 * low, "high": 100 * high}
+    return {**place, "count": figure.count, "total": figure.total, "text": cell.text}
+
+
+def plotted_attacks(record: Record, name: str) -> list[dict[str, Any]]:
+    """Attacked accuracy at each L2 eps as points of a chart: radius, percent, ends of its interval, words."""
+    points = []
+    for figures in record.results.threat_models:
+        model = ThreatModel.parse(figures.threat_model)
+        if model.norm == "l2" and figures.robust is not None:
+            cell = Cell.of(figures.robust)
+            text = f"{name}, attacked at {threat_model_name(model)}: {cell.text}"
+            points.append({**plotted(cell, figures.robust), "radius": model.radius, "text": text})
+    return points
 
 
 def radius_text(radius: float) -> str:
@@ -84,8 +98,30 @@ def milliseconds_text(seconds: float) -> str:
 
 
 def command(run: Run) -> str:
-    """The command line of the run, for a shell."""
-    return shlex.join(run.run_info.command)
+    """The command line of the run, for bash; what a page would not show as it is stands in escapes."""
+    return " ".join(map(_shell_word, run.run_info.command))
+
+
+def _shell_word(word: str) -> str:
+    quoted = shlex.quote(word)
+    if one_line(quoted) == quoted:
+        return quoted
+    escapes = (f"\\x{byte:02x}" for byte in word.encode(errors="surrogateescape"))
+    return f"$'{''.join(escapes)}'"
+
+
+def training_command(record: Record) -> str | None:
+    """The command that trains the network again; None where the record names no recipe of the package."""
+    from timm_lipschitz.training.recipes import RECIPES
+
+    training = record.training
+    if training is None or training.recipe not in RECIPES:
+        return None
+    words = ["timm-lipschitz", "train", record.model.family, "--data", record.dataset.name, "--data-dir", "DIR"]
+    words += ["--recipe", training.recipe, "--seed", str(training.seed)]
+    if (stored := training.settings.get("stored")) is not None:
+        words += ["--stored", str(stored)]
+    return " ".join(map(_shell_word, [*words, "--out", f"runs/{record.id}"]))
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -114,7 +150,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Images", f"{record.dataset.name}, {record.dataset.split} split, {images_cell(record)}"),
         ("Attacked images", f"{record.attacked.count:,}" if record.attacked else "none"),
         ("Attacks", attack_names(record)),
-        ("Training", _training(record)),
+        ("Training", training_text(record)),
         ("Seed", str(record.seed)),
         (
             "Numerics",
@@ -148,11 +184,13 @@ def attack_settings(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def _training(record: Record) -> str:
+def training_text(record: Record) -> str:
+    """Recipe, seed and settings of the training."""
     training = record.training
     if training is None:
         return "not stated by the checkpoint"
-    settings = "".join(f", {name} {value}" for name, value in training.settings.items() if value is not None)
+    others = {name: value for name, value in training.settings.items() if value is not None and name != "tuned_on"}
+    settings = "".join(f", {name} {value}" for name, value in others.items())
     return f"recipe {training.recipe}, seed {training.seed}, tuned on: {training.tuned_on}{settings}"
 
 

@@ -6,9 +6,7 @@
   const island = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const views = new Map(); // chart id -> Vega view
-  const SLOTS = 8;
-  const DODGE = 9; // pixels between the markers of neighbouring series
-  const DASHES = ["", "8 4", "2 3", "10 3 2 3", "14 4", "5 3", "1 4", "12 3 2 3 2 3"];
+  const dashes = island.curves?.dashes ?? []; // of each slot: colour, dashes and marker that tell a series apart
 
   // ---- charts -----------------------------------------------------------------------------------------------------
 
@@ -19,7 +17,7 @@
   // Colours and fonts of the style sheet, in the form that Vega-Lite takes.
   function theme() {
     const [text, muted, rule, page] = ["--text", "--muted", "--rule", "--page"].map(style);
-    const colors = Array.from({ length: SLOTS }, (_, slot) => style(`--c${slot}`));
+    const colors = dashes.map((_, slot) => style(`--c${slot}`));
     const font = getComputedStyle(document.body).fontFamily;
     return {
       background: "transparent",
@@ -32,7 +30,7 @@
       range: { category: colors },
       style: {
         interval: { color: colors[0] },
-        open: { color: rule },
+        open: { color: muted, strokeDash: [1, 3] },
         marker: { fill: page, stroke: colors[0] },
         cursor: { color: muted, strokeDash: [3, 3] },
         name: { color: text, fontSize: 12 },
@@ -84,7 +82,7 @@
     for (const id of ids) {
       if (slots.has(id)) continue;
       const taken = new Set(slots.values());
-      slots.set(id, Array.from({ length: SLOTS }, (_, slot) => slot).find((slot) => !taken.has(slot)));
+      slots.set(id, dashes.findIndex((_, slot) => !taken.has(slot)));
     }
   }
 
@@ -99,30 +97,58 @@
     const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
     line.setAttribute("d", "M0,5H34");
     line.setAttribute("stroke", style(`--c${slot}`));
-    line.setAttribute("stroke-dasharray", DASHES[slot]);
+    line.setAttribute("stroke-dasharray", dashes[slot].join(" "));
     svg.append(line);
     return svg;
   }
 
+  // What is known of a series at the radius of the slider: its curve, and in a note what attacks say there.
+  function reading({ id, counts, total, attacked }) {
+    const value = counts ? `${percent(counts[radius], total)}%` : "no certificate";
+    const images = counts ? `${counts[radius]} of ${total} images` : "";
+    if (attacked !== undefined) return { value, images, note: radius > attacked ? "beyond the radii attacked" : "" };
+    const point = island.curves.points.find((one) => one.id === id && one.radius === island.curves.grid[radius]);
+    return { value, images, note: point ? `attacked ${percent(point.count, point.total)}% of ${point.total}` : "" };
+  }
+
+  // The other series stand back while the pointer is on one.
+  function emphasize(slot) {
+    views.get("curves")?.signal("emphasis", slot).runAsync();
+  }
+
   function showLegend(series) {
-    const { grid } = island.curves;
+    const { grid, labels } = island.curves;
+    const readings = series.map(reading);
     byId("legend").replaceChildren(
-      ...series.map(({ id, name, counts, total }) => {
+      ...series.map(({ id, name }, place) => {
+        const { value, images, note } = readings[place];
         const item = document.createElement("li");
         const label = document.createElement("span");
         label.append(...name.split(/(?<=[._-])/).flatMap((part) => [part, document.createElement("wbr")]));
-        const value = document.createElement("strong");
-        value.textContent = counts ? `${percent(counts[radius], total)}%` : "no certificate";
-        if (counts) value.title = `${counts[radius]} of ${total} images`;
-        item.append(swatch(slots.get(id)), label, value);
+        const figures = document.createElement("span");
+        figures.className = "reading";
+        const strong = document.createElement("strong");
+        strong.textContent = value;
+        if (images) strong.title = images;
+        figures.append(strong);
+        if (note) {
+          const small = document.createElement("span");
+          small.className = "note";
+          small.textContent = note;
+          figures.append(small);
+        }
+        item.append(swatch(slots.get(id)), label, figures);
+        item.addEventListener("pointerenter", () => emphasize(slots.get(id)));
+        item.addEventListener("pointerleave", () => emphasize(-1));
         return item;
       }),
     );
-    byId("radius-value").textContent = grid[radius].toFixed(3);
+    byId("radius-value").textContent = labels[radius];
     const slider = byId("radius");
     slider.max = String(grid.length - 1);
     slider.value = String(radius);
-    slider.setAttribute("aria-valuetext", `radius ${grid[radius].toFixed(3)}`);
+    const spoken = series.map(({ name }, place) => [name, readings[place].value, readings[place].note].filter(Boolean).join(" "));
+    slider.setAttribute("aria-valuetext", `radius ${labels[radius]}: ${spoken.join("; ")}`);
     slider.closest(".readout").hidden = series.length === 0;
   }
 
@@ -135,14 +161,11 @@
   async function drawCurves(series) {
     const shown = series();
     assignSlots(shown.map(({ id }) => id));
-    const order = shown.map(({ id }) => id);
     const { grid, points } = island.curves;
-    const rows = shown.flatMap(({ id, counts, total }) =>
-      (counts ?? []).map((count, place) => ({ slot: slots.get(id), radius: grid[place], percent: (100 * count) / total })),
+    const rows = shown.flatMap(({ id, counts, total, upper = 0 }) =>
+      (counts ?? []).map((count, place) => ({ slot: slots.get(id), radius: grid[place], percent: (100 * count) / total, upper })),
     );
-    const marked = points
-      .filter(({ id }) => slots.has(id))
-      .map((point) => ({ ...point, slot: slots.get(point.id), offset: DODGE * (order.indexOf(point.id) - (order.length - 1) / 2) }));
+    const marked = points.filter(({ id }) => slots.has(id)).map((point) => ({ ...point, slot: slots.get(point.id) }));
     const view = views.get("curves");
     if (!view) return;
     view.data("curves", rows).data("points", marked).signal("radius", grid[radius]);
@@ -168,6 +191,7 @@
   function makeTable() {
     const table = new DataTable("#board", {
       paging: false, info: false, order: [], autoWidth: false,
+      columnDefs: [{ targets: ".best-first", orderSequence: ["desc", "asc"] }],
       layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
     });
     const [form, shown] = [byId("filters"), byId("shown")];
@@ -179,7 +203,7 @@
       size: () => size.value !== "" && ((_, __, index) => Number(row(index).dataset.parameters) <= Number(size.value) * 1e6),
     };
     const filter = () => {
-      table.search(search.value);
+      table.column("#names").search(search.value);
       for (const [name, rule] of Object.entries(rules)) table.search.fixed(name, rule() || null);
       table.draw();
     };
@@ -205,15 +229,16 @@
       const standIn = new Map(ids.toReversed().map((id) => [island.networks[id], id]));
       return ids.filter((id) => id === (ids.includes(island.networks[id]) ? island.networks[id] : standIn.get(island.networks[id])));
     };
-    const series = () => drawn().map((id) => names.get(id)).filter(Boolean).slice(0, SLOTS);
+    const series = () => drawn().map((id) => names.get(id)).filter(Boolean).slice(0, dashes.length);
     const metric = byId("metric");
     const scatter = () => {
       const shown = new Set(drawn());
       for (const chart of ["parameters", "time"]) {
         const rows = island.models
           .filter(({ id, figures, [chart]: x }) => shown.has(id) && x && figures[metric.value])
-          .map(({ name, figures, [chart]: x }) => ({ name, x, ...figures[metric.value] }));
+          .map(({ mark, figures, [chart]: x }) => ({ mark, x, ...figures[metric.value] }));
         setData(chart, "models", rows);
+        byId(`${chart}-empty`).hidden = rows.length > 0;
       }
     };
     const drawAll = async () => {
