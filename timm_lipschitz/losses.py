@@ -13,7 +13,7 @@ __all__ = ["MarginCrossEntropy", "multi_margin"]
 class MarginCrossEntropy(nn.Module):
     """Cross entropy after taking ``offset`` from the label's logit, at ``temperature``.
 
-    Logits (B, K) and labels (B,) -> scalar. An image stops to matter once its margin exceeds the offset by a few
+    Logits (B, K) and labels (B,) -> scalar. An image stops mattering once its margin exceeds the offset by a few
     temperatures. Source: Prach and Lampert (2022), equation 10; Wang and Manchester (2023) use offset ``1.5 sqrt2`` and
     temperature 0.25 at Lipschitz bound 1.
 

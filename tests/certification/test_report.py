@@ -20,7 +20,7 @@ from timm_lipschitz.certification.report import (
     SoundnessReport,
     _two_digits_up,
     _up,
-    percent_down,
+    share_down,
     render_report,
     soundness_report,
 )
@@ -145,14 +145,14 @@ def test_bounds_are_not_rounded_down(value: float) -> None:
 
 
 def test_shares_are_not_rounded_up() -> None:
-    assert [percent_down(part, 1.0) for part in (0.0, 0.9999, 0.12345, 1.0, 2.0)] == [
+    assert [share_down(part, 1.0) for part in (0.0, 0.9999, 0.12345, 1.0, 2.0)] == [
         "0.0",
         "99.9",
         "12.3",
         "100.0",
         "100.0",
     ]
-    assert percent_down(0.0, 0.0) == "100.0"
+    assert share_down(0.0, 0.0) == "100.0"
 
 
 @pytest.mark.parametrize("suffix", ["html", "md"])

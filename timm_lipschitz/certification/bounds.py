@@ -17,6 +17,7 @@ from ..errors import NotCertifiableError
 from ..layers import Activation, Affine, Bounded, Dense, Operator, Residual, Sandwich, Step, multiply
 from ..layers.operators import product_error, product_up, row_norms, slack
 from ..layers.steps import in_shape, out_shape
+from .check_certificate import decimal_up
 
 __all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
 
@@ -63,7 +64,9 @@ def step_bound(step: Step) -> float:
 def asserted_modules(steps: Sequence[Step]) -> tuple[str, ...]:
     """The modules whose bound somebody asserts, as ``name (Class: bound)``."""
     return tuple(
-        f"{step.name} ({type(step.module).__name__}: {step.bound:.9g})" for step in steps if isinstance(step, Bounded)
+        f"{step.name} ({type(step.module).__name__}: {decimal_up(step.bound, 9)})"
+        for step in steps
+        if isinstance(step, Bounded)
     )
 
 

@@ -8,7 +8,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
+from decimal import Decimal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..layers.full_float32 import tf32_settings
 from ..layers.steps import in_shape, out_shape
 from .bounds import step_bound
 from .certifier import Certificates, Certifier, SegmentError
+from .check_certificate import decimal_up
 from .lower_bound import lipschitz_lower_bound
 
 __all__ = ["LayerBound", "SoundnessReport", "nominal_text", "render_report", "soundness_report"]
@@ -88,7 +89,7 @@ def soundness_report(
         ("Nominal bound", nominal_text(model)),
         ("Rigorous bound", f"{certificates.lipschitz!r}, pixels to logits"),
         ("Lower bound", f"{found.value!r}, a chord that was found"),
-        ("Tightness", f"{percent_down(found.value, certificates.lipschitz)}% of the rigorous bound is used, or more"),
+        ("Tightness", f"{share_down(found.value, certificates.lipschitz)}% of the rigorous bound is used, or more"),
         ("Images", f"{len(radius):,}, of shape {tuple(shape)}"),
         ("Certified", f"{int((radius > 0).sum()):,} of them with a radius above 0"),
         ("Median radius", f"{_down(radius.median().item())}, wrong predictions counted as 0"),
@@ -116,7 +117,7 @@ def nominal_text(model: nn.Module) -> str:
     return f"{float(model.lipschitz):g}{where}"  # type: ignore[arg-type]
 
 
-def percent_down(part: float, whole: float) -> str:
+def share_down(part: float, whole: float) -> str:
     """``part`` in percent of ``whole``, one decimal, rounded down."""
     return f"{math.floor(1000 * min(part / whole, 1.0)) / 10:.1f}" if whole > 0 else "100.0"
 
@@ -243,8 +244,7 @@ def _error_rows(report: SoundnessReport) -> list[tuple[str, ...]]:
 
 
 def _two_digits_up(value: float) -> str:
-    """Two significant digits, never below ``value``."""
-    return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(value):.1e}"
+    return f"{Decimal(decimal_up(value, 2)):.1e}"
 
 
 def _up(value: float) -> str:

@@ -49,7 +49,7 @@ LimitOption: TypeAlias = Annotated[
 ]
 
 SeedOption: TypeAlias = Annotated[
-    int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Seed of all randomness.")
+    int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Seed of all randomness there is.")
 ]
 
 BatchSizeOption: TypeAlias = Annotated[

@@ -79,7 +79,7 @@ def print_estimate(estimate: "Estimate") -> None:
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{math.ceil(seconds)} s"
-    return f"{math.ceil(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 6000 else f"{math.ceil(seconds / 360) / 10:.1f} h"
 
 
 def _print_attacks(threat_models: "Sequence[ThreatModelFigures]") -> None:

@@ -60,7 +60,11 @@ def certify(
     device: DeviceOption = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", help="Write a soundness report, .html or .md: bounds by layer."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write a soundness report, .html or .md: bounds by layer, and how much of the bound a search finds used.",
+        ),
     ] = None,
 ) -> None:
     r"""Certify a model's predictions: no perturbation up to eps changes them, proved.
@@ -78,6 +82,7 @@ def certify(
       timm-lipschitz certify sandwich_mlp.mnist --data mnist --report runs/soundness.html
     """
     from ..certification import certify as compute_certificates
+    from ..certification.check_certificate import decimal_up
     from ..certification.report import nominal_text, render_report, soundness_report
     from ..data import load_dataset
     from ..errors import InvalidInputError
@@ -114,7 +119,7 @@ def certify(
             ("median radius", f"{_floor(certificates.radius.median())}, wrong predictions counted as 0"),
             (
                 "Lipschitz bound",
-                f"nominal {nominal_text(network)}; measured {certificates.lipschitz:.9g}, pixels to logits",
+                f"nominal {nominal_text(network)}; measured {decimal_up(certificates.lipschitz, 9)}, pixels to logits",
             ),
             ("arithmetic", _statement(certificates)),
             *(
@@ -154,8 +159,11 @@ def _figures(
 
 def _statement(certificates: "Certificates") -> str:
     """What the certificates speak of, and the largest error that was taken off a margin."""
+    from ..certification.check_certificate import decimal_up
+
     error = float((certificates.error + certificates.ball_error).max())
-    return f"{certificates.arithmetic}, rounding counted: logits differ by up to {error:.2g} more or less than computed"
+    most = decimal_up(error, 2)
+    return f"{certificates.arithmetic}, rounding counted: logits differ by up to {most} more or less than computed"
 
 
 def _floor(radius: "Tensor") -> str:

@@ -1,4 +1,4 @@
-"""What is known about each named data set: shape, classes, licence, source, and the defaults of its training."""
+"""What is known about each named data set: shape, classes, licence and source."""
 
 import difflib
 from dataclasses import dataclass
@@ -50,8 +50,6 @@ class DatasetInfo:
         homepage: where the data set is described.
         citation: the work to cite.
         validation_size: largest number of training images that the validation split takes (see ``splits``).
-        padding: zero padding in pixels before a random crop, the usual choice for training on this data set.
-        flip: whether a mirrored image keeps its label (False for digits), so that training may flip.
     """
 
     name: str
@@ -62,8 +60,6 @@ class DatasetInfo:
     homepage: str
     citation: str
     validation_size: int = 5000
-    padding: int = 4
-    flip: bool = True
 
 
 _DATASETS = {
@@ -78,8 +74,6 @@ _DATASETS = {
             homepage="http://yann.lecun.com/exdb/mnist/",
             citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-Based Learning Applied to Document "
             "Recognition, Proceedings of the IEEE 86(11), 1998",
-            padding=2,
-            flip=False,
         ),
         DatasetInfo(
             name="fashion_mnist",
@@ -90,7 +84,6 @@ _DATASETS = {
             homepage="https://github.com/zalandoresearch/fashion-mnist",
             citation="H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
             "Learning Algorithms, arXiv 1708.07747",
-            padding=2,
         ),
         DatasetInfo(
             name="cifar10",
@@ -128,7 +121,6 @@ _DATASETS = {
             license="ImageNet terms of access (non-commercial research and education)",
             homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
             citation="Y. Le, X. Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
-            padding=8,
         ),
         DatasetInfo(
             name="image_folder",

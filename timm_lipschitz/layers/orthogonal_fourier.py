@@ -1,6 +1,6 @@
 """Circular convolutions with a semi-orthogonal matrix at each frequency, for comparison with sandwich layers.
 
-The kept libraries' orthogonal convolutions are explicit kernels; the comparison of Wang and Manchester (2023) is with
+The orthogonal convolutions of orthogonium and deel-torchlip are explicit kernels; the comparison of Wang and Manchester (2023) is with
 this form, which is also the fastest here: its transforms are those of the sandwich layer.
 """
 

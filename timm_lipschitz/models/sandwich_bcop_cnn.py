@@ -65,5 +65,5 @@ def sandwich_bcop_cnn_medium(pretrained: bool = False, **kwargs: Any) -> Lipschi
 
 @register_model
 def sandwich_bcop_cnn_large(pretrained: bool = False, **kwargs: Any) -> LipschitzNet:
-    """The large network, 48M parameters."""
+    """The large network, 47M parameters."""
     return _create("sandwich_bcop_cnn_large", pretrained, 4, **kwargs)

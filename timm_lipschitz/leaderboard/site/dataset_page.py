@@ -74,7 +74,9 @@ def dataset_page(board: Board, reported: Sequence[ReportedRow]) -> Page:
     info = known_dataset(board.dataset)
     context = {
         "dataset": board.dataset,
-        "facts": [("Source", info.citation), ("Licence", info.license)] if info and info.citation else [],
+        "facts": [("Source", info.citation), ("Described at", info.homepage), ("Licence", info.license)]
+        if info and info.citation
+        else [],
         "rows": rows,
         "primary": threat_model_name(board.primary),
         "ties": [threat_model_name(model) for model in board.ties],
