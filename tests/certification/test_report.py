@@ -20,8 +20,8 @@ from timm_lipschitz.certification.report import (
     SoundnessReport,
     _two_digits_up,
     _up,
-    share_down,
     render_report,
+    share_down,
     soundness_report,
 )
 from timm_lipschitz.errors import InvalidInputError

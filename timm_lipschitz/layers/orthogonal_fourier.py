@@ -1,7 +1,7 @@
 """Circular convolutions with a semi-orthogonal matrix at each frequency, for comparison with sandwich layers.
 
-The orthogonal convolutions of orthogonium and deel-torchlip are explicit kernels; the comparison of Wang and Manchester (2023) is with
-this form, which is also the fastest here: its transforms are those of the sandwich layer.
+The orthogonal convolutions of orthogonium and deel-torchlip are explicit kernels; the comparison of Wang and Manchester
+(2023) is with this form, which is also the fastest here: its transforms are those of the sandwich layer.
 """
 
 import torch
