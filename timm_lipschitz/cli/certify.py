@@ -63,7 +63,7 @@ def certify(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write a soundness report, .html or .md: bounds by layer, and how much of the bound a search finds used.",
+            help="Write a soundness report, .html or .md: bounds by layer, and what a search finds of them.",
         ),
     ] = None,
 ) -> None:
