@@ -74,8 +74,9 @@ def measure(options: argparse.Namespace, command: Sequence[str]) -> dict[str, An
 
     import timm_lipschitz
     import timm_lipschitz.evaluation
-    from timm_lipschitz.cli._subjects import load_subject, pick_device
+    from timm_lipschitz.cli._subjects import load_subject
     from timm_lipschitz.data import load_dataset
+    from timm_lipschitz.device import pick_device
     from timm_lipschitz.errors import InvalidInputError, RunDirectoryError
     from timm_lipschitz.records import Hardware, check_writable, software_versions, write_atomic
     from timm_lipschitz.threat_model import ThreatModel

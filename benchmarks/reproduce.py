@@ -280,8 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     from benchmarks.suite import spread
     from timm_lipschitz.cli._stages import stages
-    from timm_lipschitz.cli._subjects import pick_device
     from timm_lipschitz.data import load_dataset
+    from timm_lipschitz.device import pick_device
     from timm_lipschitz.errors import TimmLipschitzError
     from timm_lipschitz.leaderboard import load_reported
     from timm_lipschitz.records import Hardware, check_writable, software_versions, write_atomic

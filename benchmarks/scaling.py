@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> dict[str, Any]:
     """
     from benchmarks.contestants import Workload, create
     from benchmarks.plain import widths_of
-    from timm_lipschitz.cli._subjects import pick_device
+    from timm_lipschitz.device import pick_device
     from timm_lipschitz.errors import InvalidInputError, RunDirectoryError
     from timm_lipschitz.records import check_writable, write_atomic
 

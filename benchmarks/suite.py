@@ -72,8 +72,9 @@ def measure(suite: Suite, options: argparse.Namespace, command: Sequence[str]) -
     """
     import torch
 
-    from timm_lipschitz.cli._subjects import load_subject, pick_device
+    from timm_lipschitz.cli._subjects import load_subject
     from timm_lipschitz.data import load_dataset
+    from timm_lipschitz.device import pick_device
     from timm_lipschitz.evaluation import DEFAULT_THREAT_MODELS, evaluate
     from timm_lipschitz.records import Hardware, check_writable, make_record_id, software_versions, write_atomic
 

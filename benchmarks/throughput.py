@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> list[dict[str, A
 
 def _workloads(options: argparse.Namespace) -> list["Workload"]:
     from benchmarks.contestants import Workload
-    from timm_lipschitz.cli._subjects import pick_device
+    from timm_lipschitz.device import pick_device
 
     device = str(pick_device(options.device))
     combinations = itertools.product(

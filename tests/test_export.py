@@ -36,8 +36,8 @@ def test_exported_program_takes_any_number_of_images(name: str, size: tuple[int,
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnx(name: str) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]")
     folded = folded_network(name, (12, 16))
     stored = onnx_bytes(folded)
     proto = onnx.load_from_string(stored)

@@ -12,6 +12,7 @@ import timm_lipschitz
 
 ORDER = (
     "errors",
+    "device",
     "memory",
     "threat_model",
     "records",

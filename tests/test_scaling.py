@@ -134,7 +134,7 @@ def test_an_earlier_record_or_plot_is_left_alone(
     [
         (["no_such_model"], "no model is called 'no_such_model'"),
         (["resnet18"], "cannot be created"),
-        (["--device", "tpu"], "--device 'tpu' is not known here"),
+        (["--device", "tpu"], "device 'tpu' is not known here"),
     ],
 )
 def test_a_fault_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:

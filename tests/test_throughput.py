@@ -405,7 +405,7 @@ def test_a_rival_that_fails_is_named_and_the_rest_measured(
         (["no_such_model"], "no model is called 'no_such_model'"),
         (["--rival", "no_such_model"], "no model is called 'no_such_model'"),
         (["resnet18"], "cannot be created with"),
-        (["--device", "tpu"], "--device 'tpu' is not known here"),
+        (["--device", "tpu"], "device 'tpu' is not known here"),
         (["--reference", "no/such/folder"], "no/such/folder: there is no layer.py"),
     ],
 )

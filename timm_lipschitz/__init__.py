@@ -13,53 +13,69 @@ from typing import TYPE_CHECKING
 from ._registration import register_models_with_timm
 
 if TYPE_CHECKING:
-    from .certification import Certificates, certify
+    from .certification import Certificates, Certifier, certify
     from .data import load_dataset
-    from .evaluation import evaluate
+    from .evaluation import dry_run, evaluate
     from .folding import fold
     from .layers import (
+        ContractionHead,
+        Flatten,
         LipschitzLinear,
         LipschitzSequential,
         NormalizedLinear,
+        Rescale,
         SandwichConv2d,
         SandwichFourierConv2d,
         SandwichLinear,
         register_bound,
     )
+    from .models import load_model
     from .threat_model import ThreatModel
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Certificates",
+    "Certifier",
+    "ContractionHead",
+    "Flatten",
     "LipschitzLinear",
     "LipschitzSequential",
     "NormalizedLinear",
+    "Rescale",
     "SandwichConv2d",
     "SandwichFourierConv2d",
     "SandwichLinear",
     "ThreatModel",
     "__version__",
     "certify",
+    "dry_run",
     "evaluate",
     "fold",
     "load_dataset",
+    "load_model",
     "register_bound",
 ]
 
 _MODULE_OF = {
     "Certificates": "certification",
+    "Certifier": "certification",
+    "ContractionHead": "layers",
+    "Flatten": "layers",
     "LipschitzLinear": "layers",
     "LipschitzSequential": "layers",
     "NormalizedLinear": "layers",
+    "Rescale": "layers",
     "SandwichConv2d": "layers",
     "SandwichFourierConv2d": "layers",
     "SandwichLinear": "layers",
     "ThreatModel": "threat_model",
     "certify": "certification",
+    "dry_run": "evaluation",
     "evaluate": "evaluation",
     "fold": "folding",
     "load_dataset": "data",
+    "load_model": "models",
     "register_bound": "layers",
 }
 

@@ -176,7 +176,7 @@ def test_to_resume_a_folder_must_be_named(images: Path, monkeypatch: pytest.Monk
         (["--threat-model", "l2:-1"], "eps is '-1', but a radius is not negative"),
         (["--threat-model", "l3:1"], "threat model 'l3:1' is not NORM:EPS"),
         (["--id", "../up"], "record id '../up' is not safe"),
-        (["--device", "gpu"], "--device 'gpu' is not known here"),
+        (["--device", "gpu"], "device 'gpu' is not known here"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(tmp_path: Path, options: list[str], message: str) -> None:

@@ -60,7 +60,7 @@ def test_weights(trained: Path, tmp_path: Path, dtype: str) -> None:
 
 
 def test_onnx(trained: Path, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
     out = tmp_path / "onnx"
     result = call("export", "onnx", f"local-dir:{trained}", "--out", out)
 
@@ -76,7 +76,7 @@ def test_onnx(trained: Path, tmp_path: Path) -> None:
 def test_onnx_that_computes_something_else_is_not_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
     monkeypatch.setattr(_exporting, "onnx_deviation", lambda stored, folded: float("nan"))
     result = call("export", "onnx", f"local-dir:{trained}", "--out", tmp_path / "out")
 

@@ -109,7 +109,7 @@ def test_not_a_batch():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_same_crops_on_gpu():
     images = batch(20, (3, 6, 7))
     result = PadCropFlip(3)(images.cuda(), generator(1))

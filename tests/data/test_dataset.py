@@ -70,7 +70,7 @@ class TestPixels:
             make().pixels([0], dtype=torch.int64)
 
     @pytest.mark.cuda
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.cuda
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_same_on_gpu(self, dtype):
         dataset = all_values()

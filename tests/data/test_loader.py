@@ -185,7 +185,7 @@ def test_impossible_epoch(number):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_same_batches_wherever_the_images_live():
     def epoch(dataset: ImageDataset, device: str | None) -> torch.Tensor:
         loader = BatchLoader(dataset, 8, shuffle=True, augment=PadCropFlip(1), device=device)

@@ -1,4 +1,4 @@
-"""From what was typed to what is worked on: the device, the data set, the model that fits it."""
+"""From what was typed to what is worked on: the model that fits the data set."""
 
 import os
 import sys
@@ -7,38 +7,15 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data import ImageDataset
     from ..models.loading import LoadedModel
 
-__all__ = ["load_subject", "note", "pick_device"]
+__all__ = ["load_subject", "note"]
 
 
 def note(text: str) -> None:
     """A remark on stderr, apart from the results."""
     typer.echo(f"note: {text}", err=True)
-
-
-def pick_device(text: str | None) -> "torch.device":
-    """The device called ``text``, or the GPU where there is one. Raises `InvalidInputError` if it is not there."""
-    import torch
-
-    from ..errors import InvalidInputError
-
-    if text is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InvalidInputError(f"--device {text!r} is not known here: use cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidInputError(
-            f"--device {text!r}: torch sees {torch.cuda.device_count()} GPUs here; try --device cpu"
-        )
-    return device
 
 
 def load_subject(spec: str, data: "ImageDataset | None", seed: int = 0) -> "LoadedModel":

@@ -85,12 +85,13 @@ def certify(
     from ..certification.check_certificate import decimal_up
     from ..certification.report import nominal_text, render_report, soundness_report
     from ..data import load_dataset
+    from ..device import pick_device
     from ..errors import InvalidInputError
     from ..records import check_writable, write_all_atomic
     from ._console import output
     from ._results import print_facts, print_figures
     from ._stages import stages
-    from ._subjects import load_subject, pick_device
+    from ._subjects import load_subject
 
     if report is not None:
         if report.suffix not in (".html", ".md"):

@@ -118,6 +118,7 @@ def evaluate(
           --run-dir runs/shared
     """
     from ..data import load_dataset
+    from ..device import pick_device
     from ..errors import InvalidInputError
     from ..evaluation import DEFAULT_THREAT_MODELS, dry_run
     from ..evaluation import evaluate as run_evaluation
@@ -129,7 +130,7 @@ def evaluate(
     from ._interrupts import resumable
     from ._results import print_estimate, print_run
     from ._stages import stages
-    from ._subjects import load_subject, pick_device
+    from ._subjects import load_subject
     from ._torchrun import words_again
 
     threat_models, attacks = threat_model or DEFAULT_THREAT_MODELS, attack or ()

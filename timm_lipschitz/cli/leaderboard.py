@@ -149,11 +149,12 @@ def verify(
     import secrets
 
     from ..data import load_dataset
+    from ..device import pick_device
     from ..leaderboard import find_entry
     from ..leaderboard.verification import named_model
     from ..leaderboard.verification import verify as verify_run
     from ._stages import stages
-    from ._subjects import load_subject, pick_device
+    from ._subjects import load_subject
 
     run = find_entry(leaderboards, entry).run
     record = run.record

@@ -107,13 +107,13 @@ def train(
     import torch
 
     from ..data import load_dataset
+    from ..device import pick_device
     from ..records import check_writable
     from ..training import Execution, recipe_for
     from ..training import train as run_training
     from ._command_line import print_next, typed_arguments, words
     from ._console import output
     from ._interrupts import resumable
-    from ._subjects import pick_device
     from ._torchrun import is_first, process_group, was_restarted, words_again
 
     name = _trainable(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..device import pick_device
 from ..errors import InvalidInputError, RunDirectoryError
 
 __all__ = ["Ranks", "own_device", "require_all_ranks"]
@@ -82,18 +83,9 @@ def require_all_ranks(ranks: Ranks, run_dir: Path) -> None:
 def own_device(device: str | torch.device | None, ranks: Ranks) -> torch.device:
     """The device that this process is to use: of several ranks on a machine each takes a GPU of its own.
 
-    ``device`` is what was asked for, None for a GPU where there is one; a GPU that it numbers is taken as said. Raises
-    `InvalidInputError` for a device that is not there.
+    ``device`` is as `pick_device` takes it; a GPU that it numbers is taken as said. Raises as `pick_device`.
     """
-    try:
-        asked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InvalidInputError(f"device {device!r} is not known: use cpu, cuda or cuda:N") from error
-    if asked.type != "cuda":
-        return asked
-    count = torch.cuda.device_count()
-    if (asked.index or 0) >= count:
-        raise InvalidInputError(f"device {str(asked)!r}: torch sees {count} GPUs here; try cpu")
-    if asked.index is None and ranks.size > 1:
-        return torch.device("cuda", ranks.local_rank % count)
+    asked = pick_device(device)
+    if asked.type == "cuda" and asked.index is None and ranks.size > 1:
+        return torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
     return asked

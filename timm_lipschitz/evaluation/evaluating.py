@@ -107,9 +107,21 @@ def evaluate(
     clock = RunClock()
     ranks = Ranks.of_environment()
     out = Path(run_dir)
-    counts = (limit, attack_limit, audit, every_image)
     setup = RunSetup.checked(
-        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, compile, record_id
+        model=model,
+        dataset=dataset,
+        threat_models=threat_models,
+        attacks=attacks,
+        attack_at=attack_at,
+        limit=limit,
+        attack_limit=attack_limit,
+        audit=audit,
+        every_image=every_image,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        compile=compile,
+        record_id=record_id,
     )
     require_all_ranks(ranks, out)
     check_writable(out)
@@ -143,9 +155,21 @@ def dry_run(
 
     Raises as `evaluate` before its first attack.
     """
-    counts = (limit, attack_limit, audit, every_image)
     setup = RunSetup.checked(
-        model, dataset, threat_models, attacks, attack_at, *counts, seed, batch_size, device, compile, None
+        model=model,
+        dataset=dataset,
+        threat_models=threat_models,
+        attacks=attacks,
+        attack_at=attack_at,
+        limit=limit,
+        attack_limit=attack_limit,
+        audit=audit,
+        every_image=every_image,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        compile=compile,
+        record_id=None,
     )
     with setup.ready() as manifest:
         subject, data = setup.subject(), setup.data

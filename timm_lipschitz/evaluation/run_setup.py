@@ -42,6 +42,7 @@ class RunSetup:
     @classmethod
     def checked(
         cls,
+        *,
         model: nn.Module | LoadedModel | Callable[[Tensor], Tensor],
         dataset: ImageDataset,
         threat_models: Sequence[str | ThreatModel],
@@ -81,7 +82,18 @@ class RunSetup:
             check_classes(int(num_classes), dataset)
         where = own_device(device, Ranks.of_environment())
         return cls(
-            loaded, dataset, plan, evaluated, attacked, audit, every_image, seed, batch_size, where, compile, record_id
+            loaded=loaded,
+            dataset=dataset,
+            plan=plan,
+            evaluated=evaluated,
+            attacked=attacked,
+            audit=audit,
+            every_image=every_image,
+            seed=seed,
+            batch_size=batch_size,
+            device=where,
+            compiled=compile,
+            record_id=record_id,
         )
 
     @property

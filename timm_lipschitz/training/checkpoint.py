@@ -1,7 +1,8 @@
 """What a training run writes: a model that timm loads with ``local-dir:``, and the state to resume from."""
 
+import hashlib
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, NonFiniteError
-from ..models.loading import SUMS_FILE, file_sha256
+from ..models.loading import SUMS_FILE
+from ..records import write_all_atomic
 
 __all__ = ["load_state", "round_parameters", "save_model", "save_state"]
 
@@ -54,20 +56,17 @@ def save_model(
         name: tensor.detach().to("cpu", dtype if name in parameters else None).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", **metadata})
-    _publish(temporary, folder / WEIGHTS_FILE)
-    sums = folder / f".{SUMS_FILE}.{os.getpid()}"
-    sums.write_text(f"{file_sha256(folder / WEIGHTS_FILE)}  {WEIGHTS_FILE}\n")
-    _publish(sums, folder / SUMS_FILE)
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt", **metadata})
+    sums = f"{hashlib.sha256(weights).hexdigest()}  {WEIGHTS_FILE}\n".encode()
+    write_all_atomic({folder / WEIGHTS_FILE: weights, folder / SUMS_FILE: sums})
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Replaces the state of the last finished epoch; an interrupted write leaves the old one."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{STATE_FILE}.{os.getpid()}"
-    torch.save(state, temporary)
-    _publish(temporary, folder / STATE_FILE)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_all_atomic({folder / STATE_FILE: buffer.getvalue()})
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -91,15 +90,3 @@ def dump_metadata(**values: Any) -> dict[str, str]:
     return {
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()
     }
-
-
-def _publish(temporary: Path, target: Path) -> None:
-    """Makes a written file durable under its name, at once or not at all."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
