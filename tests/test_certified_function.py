@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import MethodType
 
 import pytest
@@ -16,8 +17,9 @@ import torch
 from layer_contract import randomize
 from torch import Tensor, nn
 
-from timm_lipschitz import certify, fold
-from timm_lipschitz.errors import NotCertifiableError
+from timm_lipschitz import certify, evaluate, fold
+from timm_lipschitz.data import ImageDataset
+from timm_lipschitz.errors import NotCertifiableError, UncertifiedWarning
 from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential, Rescale, SandwichLinear
 
 SHAPE = (3, 2, 2)
@@ -144,3 +146,18 @@ def test_the_comparison_leaves_the_global_generator_and_the_model_alone() -> Non
     certify(model, images())
     assert torch.get_rng_state().equal(before)
     assert all(value.equal(state[name]) and value.dtype == torch.float32 for name, value in model.state_dict().items())
+
+
+def test_a_network_with_a_part_that_has_no_bound_is_attacked_without_certificates(tmp_path: Path) -> None:
+    model = composed(nn.BatchNorm1d(12), SandwichLinear(12, 12))
+    pixels = torch.randint(0, 256, (8, *SHAPE), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    with torch.no_grad():
+        labels = model(pixels.float() / 255).argmax(dim=1)
+    data = ImageDataset(name="noise", split="test", images=pixels, labels=labels, classes=tuple("abc"), source="test")
+    with pytest.warns(UncertifiedWarning, match=r"module '1' \(BatchNorm1d\) is not certifiable.*without certificates"):
+        run = evaluate(model, data, ["l2:0.5"], ["pgdl2"], run_dir=tmp_path / "run", device="cpu")
+    assert run.record.certification is None
+    assert run.record.model.lipschitz is None
+    assert (run.images.radius == 0).all()
+    (attack,) = run.record.results.threat_models[0].attacks
+    assert attack.attacked.count == 8

@@ -39,6 +39,10 @@ class OutOfMemoryError(TimmLipschitzError, MemoryError):
     """Memory that runs out even for one image at a time."""
 
 
+class UncertifiedWarning(UserWarning):
+    """A model that says its explicit operators is attacked without certificates: a part of it has no known bound."""
+
+
 class RecordError(TimmLipschitzError):
     """A record or per-image table that breaks its schema, its hashes or the order certified <= attacked <= clean."""
 

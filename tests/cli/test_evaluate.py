@@ -128,6 +128,27 @@ def test_a_model_without_a_bound_is_attacked_and_not_certified(
     assert run.record.results.at("l2:1.0").attacks[0].attacked.count == run.record.results.clean.count
 
 
+def test_a_network_with_a_part_without_a_bound_is_attacked_and_the_part_named(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "normed_network.py").write_text(
+        "from torch import nn\n"
+        "from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential\n"
+        "def make():\n"
+        "    head = ContractionHead(192, 3)\n"
+        "    return LipschitzSequential(Flatten(), nn.BatchNorm1d(192), head, in_shape=(3, 8, 8)).eval()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    typed = arguments(
+        images, "normed_network:make", "--threat-model", "l2:0.1", "--attack", "pgdl2", "--run-dir", tmp_path / "r"
+    )
+    result = call("--debug", *typed)
+    assert result.exit_code == 0
+    assert "note: module '1' (BatchNorm1d) is not certifiable" in result.stderr
+    assert "attacked without certificates" in result.stderr
+    assert "not certified: the model has no known Lipschitz bound" in result.stdout
+
+
 def test_an_interrupt_says_how_to_go_on_and_the_record_is_the_same(
     images: Path, trained: Path, tmp_path: Path, interrupt_at: Callable[..., None]
 ) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,12 +12,28 @@ if TYPE_CHECKING:
     from ..data import ImageDataset
     from ..models.loading import LoadedModel
 
-__all__ = ["load_subject", "note"]
+__all__ = ["load_subject", "note", "refusals_as_notes"]
 
 
 def note(text: str) -> None:
     """A remark on stderr, apart from the results."""
     typer.echo(f"note: {text}", err=True)
+
+
+@contextmanager
+def refusals_as_notes() -> Iterator[None]:
+    """Why a model is attacked without certificates, as a `note`."""
+    import warnings
+
+    from ..errors import UncertifiedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UncertifiedWarning)
+        show = warnings.showwarning
+        warnings.showwarning = lambda message, category, *where, **more: (
+            note(str(message)) if category is UncertifiedWarning else show(message, category, *where, **more)
+        )
+        yield
 
 
 def load_subject(spec: str, data: "ImageDataset | None", seed: int = 0) -> "LoadedModel":

@@ -130,7 +130,7 @@ def evaluate(
     from ._interrupts import resumable
     from ._results import print_estimate, print_run
     from ._stages import stages
-    from ._subjects import load_subject
+    from ._subjects import load_subject, refusals_as_notes
     from ._torchrun import words_again
 
     threat_models, attacks = threat_model or DEFAULT_THREAT_MODELS, attack or ()
@@ -146,7 +146,7 @@ def evaluate(
     loaded = load_subject(model, dataset, seed)
 
     if dry:
-        with stages() as show:
+        with refusals_as_notes(), stages() as show:
             print_estimate(
                 dry_run(
                     loaded,
@@ -170,7 +170,8 @@ def evaluate(
     again += ["--run-dir", str(folder)] if run_dir is None else []
     again += [] if resume else ["--resume"]
 
-    with resumable(f"finished batches are kept in {folder}; go on with\n  {words_again(*again)}"), stages() as show:
+    hint = f"finished batches are kept in {folder}; go on with\n  {words_again(*again)}"
+    with resumable(hint), refusals_as_notes(), stages() as show:
         run = run_evaluation(
             loaded,
             dataset,

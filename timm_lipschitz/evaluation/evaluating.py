@@ -64,7 +64,9 @@ def evaluate(
     Args:
         model: any torch module or differentiable function from images (B, C, H, W) in [0, 1] to logits (B, K), or what
             `load_model` gives. A model without a known Lipschitz bound gets no certificates, and all its correct images
-            are attacked. Of a function the manifest knows the name alone: give a run of another one another folder.
+            are attacked; where it says its explicit operators and a part of it has none, with an `UncertifiedWarning`
+            that names the part. Of a function the manifest knows the name alone: give a run of another one another
+            folder.
         dataset: the images.
         threat_models: certified accuracy is reported at each, e.g. ``"l2:36/255"``.
         attacks: names of attacks, e.g. ``"autoattack"``; each runs at each of ``attack_at`` (default: all threat
@@ -125,8 +127,7 @@ def evaluate(
     )
     require_all_ranks(ranks, out)
     check_writable(out)
-    with setup.ready() as manifest:
-        subject = setup.subject()
+    with setup.ready() as (manifest, subject):
         started, words = utc_text(clock.started), list(sys.argv if command is None else command)
         resumed = resume or ranks.restarted
         with RunFolder.opened(out, manifest, ranks, resume=resumed, started=started, command=words) as folder:
@@ -171,8 +172,8 @@ def dry_run(
         compile=compile,
         record_id=None,
     )
-    with setup.ready() as manifest:
-        subject, data = setup.subject(), setup.data
+    with setup.ready() as (manifest, subject):
+        data = setup.data
         parts = [certify_unit(subject, data, unit, batch_size, progress) for unit in certify_units(manifest)]
         images = ImageTable(
             index=np.arange(len(data)),

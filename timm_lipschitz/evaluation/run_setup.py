@@ -1,5 +1,6 @@
 """The arguments of a run, checked: which model on which images, and all that the manifest says of it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ..attacks import checked_seed, frozen_for_attack
 from ..data import ImageDataset, check_classes
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, UncertifiedWarning
 from ..layers.full_float32 import full_float32
 from ..models.loading import LoadedModel
 from ..records import Manifest, Selection, safe_record_id
@@ -101,20 +102,24 @@ class RunSetup:
         """The images that are evaluated."""
         return self.dataset.subset(self.evaluated.count)
 
-    def subject(self) -> Subject:
-        """Raises `InvalidInputError` for a model that is to be compiled and cannot be."""
-        subject = Subject(self.loaded.model.to(self.device), self.device, self.compiled)
-        subject.require_executable(self.data.pixels(range(min(2, len(self.data)))))
-        return subject
-
     @contextmanager
-    def ready(self) -> Iterator[Manifest]:
-        """The model in evaluation mode and arithmetic in full float32 while the run lasts; what run that is."""
-        with full_float32(self.device), frozen_for_attack(self.loaded.model):
-            yield make_manifest(
+    def ready(self) -> Iterator[tuple[Manifest, Subject]]:
+        """What run that is, and its model, in evaluation mode and full float32 while the run lasts.
+
+        Warns of a model that says its explicit operators but has no certificates. Raises `InvalidInputError` for one
+        that is to be compiled and cannot be.
+        """
+        model = self.loaded.model.to(self.device)
+        with full_float32(self.device), frozen_for_attack(model):
+            subject = Subject(model, self.device, self.compiled)
+            if subject.refusal is not None and hasattr(model, "explicit"):
+                warnings.warn(f"{subject.refusal}: attacked without certificates", UncertifiedWarning, stacklevel=4)
+            subject.require_executable(self.data.pixels(range(min(2, len(self.data)))))
+            manifest = make_manifest(
                 self.loaded,
                 self.dataset,
                 self.plan,
+                certifiable=subject.certifiable,
                 evaluated=self.evaluated,
                 attacked=self.attacked,
                 audit=self.audit,
@@ -125,3 +130,4 @@ class RunSetup:
                 compiled=self.compiled,
                 record_id=self.record_id,
             )
+            yield manifest, subject

@@ -12,7 +12,7 @@ from ..attacks import check_float32, clean_logits
 from ..certification.bounds import asserted_modules
 from ..certification.certifier import Certifier
 from ..data import check_labels
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, NotCertifiableError
 from ..folding import FoldedNetwork, explicit_steps, fold_steps, input_shape
 from ..layers.fusing import settled
 from ..models.loading import LoadedModel
@@ -68,7 +68,7 @@ class CleanAndCertified:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation, in eval mode on ``device``. ``certifiable``: whether it has a known Lipschitz bound.
+    """A model under evaluation, in eval mode on ``device``.
 
     With ``compiled`` the attacks run it through torch.compile; certificates and the alarm never do.
 
@@ -79,9 +79,19 @@ class Subject:
     device: torch.device
     compiled: bool = False
 
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the model has no certificates, and is attacked alone; None if it has them."""
+        try:
+            explicit_steps(self.model)
+        except NotCertifiableError as error:
+            return str(error)
+        return None
+
     @property
     def certifiable(self) -> bool:
-        return hasattr(self.model, "explicit")
+        """Whether the model has a known Lipschitz bound."""
+        return self.refusal is None
 
     @cached_property
     def executed(self) -> nn.Module:

@@ -49,6 +49,7 @@ def make_manifest(
     dataset: ImageDataset,
     plan: Plan,
     *,
+    certifiable: bool,
     evaluated: Selection,
     attacked: Selection | None,
     audit: int,
@@ -61,7 +62,6 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a run under the numeric settings that hold now."""
     model = loaded.model
-    certifiable = hasattr(model, "explicit")
     tf32_matmul, tf32_cudnn = tf32_settings()
     return Manifest(
         schema_version=1,
