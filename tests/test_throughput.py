@@ -291,15 +291,15 @@ def test_the_rise_is_the_largest_amount_held_at_once() -> None:
 def test_memory_of_a_training_step_grows_with_the_batch() -> None:
     contestant = Entrant("plain", "sandwich_cnn")
     small, large = (
-        memory.measure_memory(contestant, Workload("sandwich_cnn", img_size=16, batch_size=size, threads=1))
+        memory.measure_memory(contestant, Workload("sandwich_cnn", img_size=32, batch_size=size, threads=1))
         for size in (1, 129)
     )
-    network = build(contestant, Workload("sandwich_cnn", img_size=16))
+    network = build(contestant, Workload("sandwich_cnn", img_size=32))
     weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    activations = 128 * 4 * (32 * 16 * 16 + 32 * 8 * 8 + 64 * 8 * 8 + 64 * 4 * 4)
+    activations = 128 * 4 * (32 * 32 * 32 + 32 * 16 * 16 + 64 * 16 * 16 + 64 * 8 * 8)
     for figures in (small, large):
-        # Adam's two moments too; a little may lie in pages that the process held before
-        assert 2.9 * weights <= min(figures["held"]) <= 3 * weights + 32 * 2**20
+        # Adam's two moments too; a few MB may lie in pages that the process held before
+        assert 2.7 * weights <= min(figures["held"]) <= 3 * weights + 32 * 2**20
         assert min(figures["step"]) >= weights  # the gradients
         assert [held + step for held, step in zip(figures["held"], figures["step"], strict=True)] == figures["peak"]
     assert statistics.median(large["step"]) - statistics.median(small["step"]) >= activations
