@@ -20,6 +20,7 @@ from timm_lipschitz.leaderboard.site.rendering import json_island
 from timm_lipschitz.records import Run
 
 SHIPPED = Path(__file__).parents[2] / "leaderboards"
+ENDS = (".json", ".images.parquet", ".attacks.parquet", ".run.json")
 MAX_PAGE_BYTES = 2_000_000
 
 
@@ -316,3 +317,22 @@ def test_weights_that_are_not_published_come_with_the_command_that_trains_them(t
     assert "The weights are not published." in words
     assert "timm-lipschitz train sandwich_cnn --data mnist" in words
     assert "not published" not in pages(site)["models/mnist/sandwich_cnn.mnist.html"].words
+
+
+def test_what_an_earlier_site_wrote_and_this_one_does_not_is_removed_and_nothing_else(tmp_path):
+    boards, out = tmp_path / "boards", tmp_path / "out"
+    for number in (1, 2):
+        add_run(tmp_path, boards, sample_run(40, 20, number, record_id=f"run-{number}"))
+    build_site(boards, out)
+    (out / "CNAME").write_text("robust.example")
+    (tmp_path / "outside.txt").write_text("kept")
+    with open(out / "files.txt", "a") as listed:
+        listed.write("../outside.txt\n" + str(tmp_path / "outside.txt") + "\n")
+    for path in boards.rglob("run-2.*"):
+        path.unlink()
+    before = {path for path in out.rglob("*") if path.is_file()}
+    build_site(boards, out)
+    gone = {path.relative_to(out).as_posix() for path in before if not path.exists()}
+    assert gone == {"models/mnist/run-2.html", *(f"records/mnist/run-2{end}" for end in ENDS)}
+    assert (out / "CNAME").exists()
+    assert (tmp_path / "outside.txt").exists()

@@ -36,6 +36,7 @@ from timm_lipschitz.leaderboard.spreadsheet import to_csv
 from timm_lipschitz.records import Run, write_all_atomic
 
 _INDEX_ROWS = 5
+_LIST = "files.txt"
 _SUFFIXES = {
     "record": (".json", "Record"),
     "images": (".images.parquet", "Table of images"),
@@ -49,7 +50,7 @@ def build_site(leaderboards_dir: Path | str, out: Path | str) -> Path:
     """Write the site of a leaderboard into the folder ``out``. Returns its first page.
 
     All entries are checked before anything is written; the same records give the same bytes. Files of an earlier site
-    that this one does not have are left where they are.
+    that this one does not have are removed, by the list that it left in ``files.txt``; no other file is touched.
 
     Raises:
         RecordError: an entry is damaged, inconsistent, partial, or under a wrong name.
@@ -72,7 +73,11 @@ def build_site(leaderboards_dir: Path | str, out: Path | str) -> Path:
         "published.html": _published_page(reported),
     }
     files |= {name: render(page).encode() for name, page in pages.items()}
+    files[_LIST] = "".join(f"{name}\n" for name in sorted(files)).encode()
+    stale = [path for path in _listed_files(target) if path.relative_to(target).as_posix() not in files]
     write_all_atomic({target / name: data for name, data in files.items()})
+    for path in stale:
+        path.unlink(missing_ok=True)
     return target / "index.html"
 
 
@@ -89,6 +94,16 @@ def render_run_page(run: Run, links: dict[str, str] | None = None) -> str:
     targets = {name: safe_link(target) for name, target in (links or {}).items()}
     board = rank(run.record.dataset.name, [Entry(run, "")])
     return render(model_page(board, board.rows[0], root="", links=targets), standalone=True)
+
+
+def _listed_files(target: Path) -> list[Path]:
+    """The files below ``target`` that an earlier site lists as its own."""
+    try:
+        names = (target / _LIST).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    inside, paths = target.resolve(), [target / name for name in names if name and ".." not in name.split("/")]
+    return [path for path in paths if path.is_file() and path.resolve().is_relative_to(inside)]
 
 
 def _board_files(root: Path, board: Board, reported: Sequence[ReportedRow]) -> dict[str, bytes]:
