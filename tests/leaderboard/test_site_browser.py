@@ -203,7 +203,12 @@ def test_a_network_without_a_certificate_has_markers_and_no_curve(shipped, open_
     page = seen.page
     networks = page.locator("#legend li").count()
     assert seen.curves() == networks - 1
-    assert "no certificate" in page.locator("#legend li", has_text="plain_").inner_text()
+    plain = page.locator("#legend li", has_text="plain_")
+    assert "no certificate" in plain.inner_text()
+    assert [plain.locator(f"svg .{kind}").count() for kind in ("line", "marker")] == [0, 1]
+    assert page.locator("#legend svg .line").count() == networks - 1
+    shapes = page.locator("#legend svg .marker").evaluate_all("paths => paths.map((path) => path.getAttribute('d'))")
+    assert len(set(shapes)) == len(shapes) == networks
     labels = [mark.get_attribute("aria-label") for mark in page.locator("#curves svg .mark-symbol path").all()]
     assert any(label.startswith("plain_cnn.mnist, attacked at L2 1.0: ") for label in labels)
     page.get_by_label("Search").fill("plain_cnn")

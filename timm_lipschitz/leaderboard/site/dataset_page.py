@@ -163,6 +163,7 @@ def _island(board: Board, rows: Sequence[_TableRow]) -> dict[str, Any]:
             "labels": grid.labels,
             "start": grid.place(board.primary.radius) if board.primary.norm == "l2" else 0,
             "dashes": charts.DASHES,
+            "markers": charts.MARKERS,
             "series": [
                 {
                     "id": row.id,

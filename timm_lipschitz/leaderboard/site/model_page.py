@@ -176,6 +176,7 @@ def _island(run: Run, found: Brackets, name: str) -> dict[str, Any]:
             "labels": grid.labels,
             "start": grid.place(attacked_at or certified_at),
             "dashes": charts.DASHES,
+            "markers": charts.MARKERS,
             "series": series,
             "points": [{"id": "unbroken", **point} for point in plotted_attacks(run.record, name)],
         },

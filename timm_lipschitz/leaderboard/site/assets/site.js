@@ -89,16 +89,41 @@
   // Rounded down, as everywhere: one decimal.
   const percent = (count, total) => (Math.floor((1000 * count) / total) / 10).toFixed(1);
 
-  function swatch(slot) {
+  // Vega's symbols, around (17, 5).
+  const SHAPES = {
+    circle: "M21,5a4,4,0,1,1,-8,0a4,4,0,1,1,8,0Z",
+    square: "M13.5,1.5h7v7h-7Z",
+    diamond: "M17,0.5L21.5,5L17,9.5L12.5,5Z",
+    "triangle-up": "M17,1L21.5,9H12.5Z",
+    cross: "M15.7,1h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7Z",
+    "triangle-down": "M17,9L21.5,1H12.5Z",
+    "triangle-right": "M21,5L13,0.5V9.5Z",
+    "triangle-left": "M13,5L21,0.5V9.5Z",
+  };
+
+  // How a series looks in the chart: its line, where it has a curve, and its marker, where it was attacked.
+  function swatch({ id, counts }) {
+    const slot = slots.get(id);
+    const part = (kind, d, fill) => {
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      path.setAttribute("class", kind);
+      path.setAttribute("d", d);
+      path.setAttribute("fill", fill);
+      path.setAttribute("stroke", style(`--c${slot}`));
+      return path;
+    };
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("width", "34");
     svg.setAttribute("height", "10");
     svg.setAttribute("aria-hidden", "true");
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    line.setAttribute("d", "M0,5H34");
-    line.setAttribute("stroke", style(`--c${slot}`));
-    line.setAttribute("stroke-dasharray", dashes[slot].join(" "));
-    svg.append(line);
+    if (counts) {
+      const line = part("line", "M0,5H34", "none");
+      line.setAttribute("stroke-dasharray", dashes[slot].join(" "));
+      svg.append(line);
+    }
+    if (island.curves.points.some((point) => point.id === id)) {
+      svg.append(part("marker", SHAPES[island.curves.markers[slot]], style("--page")));
+    }
     return svg;
   }
 
@@ -120,7 +145,8 @@
     const { grid, labels } = island.curves;
     const readings = series.map(reading);
     byId("legend").replaceChildren(
-      ...series.map(({ id, name }, place) => {
+      ...series.map((one, place) => {
+        const { id, name } = one;
         const { value, images, note } = readings[place];
         const item = document.createElement("li");
         const label = document.createElement("span");
@@ -137,7 +163,7 @@
           small.textContent = note;
           figures.append(small);
         }
-        item.append(swatch(slots.get(id)), label, figures);
+        item.append(swatch(one), label, figures);
         item.addEventListener("pointerenter", () => emphasize(slots.get(id)));
         item.addEventListener("pointerleave", () => emphasize(-1));
         return item;
