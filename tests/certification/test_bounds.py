@@ -9,12 +9,14 @@ import math
 import pytest
 import torch
 from certification.networks import random_images, small_net
+from hypothesis import given
+from hypothesis import strategies as st
 from layer_contract import jacobian
 from layers.reference import cayley_pair
 from torch import Tensor
 
 from timm_lipschitz.certification import network_bound
-from timm_lipschitz.certification.bounds import step_bound
+from timm_lipschitz.certification.bounds import bound_text, step_bound
 from timm_lipschitz.errors import NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import (
@@ -279,3 +281,14 @@ def test_network_that_does_not_end_in_a_linear_classifier_is_refused(steps: list
 def test_steps_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         dense_sandwich(3, 2).activation = "abs"  # type: ignore[misc]
+
+
+@given(st.floats(min_value=0, allow_nan=False, allow_infinity=False))
+def test_bounds_are_written_short_and_never_below(bound: float) -> None:
+    assert float(bound_text(bound)) >= bound
+    assert float(bound_text(bound)) <= bound * (1 + 1e-8) + 1e-300
+
+
+def test_a_bound_that_is_short_stays_so() -> None:
+    assert [bound_text(bound) for bound in (0.05, 1.0, 2.5)] == ["0.05", "1", "2.5"]
+    assert bound_text(1.0000000004) == "1.00000001"

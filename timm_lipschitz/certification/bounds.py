@@ -19,7 +19,7 @@ from ..layers.operators import product_error, product_up, row_norms, slack
 from ..layers.steps import in_shape, out_shape
 from .check_certificate import decimal_up
 
-__all__ = ["NetworkBound", "asserted_modules", "network_bound", "step_bound"]
+__all__ = ["NetworkBound", "asserted_modules", "bound_text", "network_bound", "step_bound"]
 
 # Beyond this defect of a layer the weights are not what the layer makes: damaged, or edited by hand.
 LARGEST_DEFECT = 1e-3
@@ -61,10 +61,16 @@ def step_bound(step: Step) -> float:
     return max(1.0, math.nextafter(2 * square - 1, math.inf)) if residual else square
 
 
+def bound_text(bound: float) -> str:
+    """A bound in nine digits at the most, which read as a float64 number never give one below it."""
+    text = f"{bound:.9g}"
+    return text if float(text) >= bound else decimal_up(bound, 9)
+
+
 def asserted_modules(steps: Sequence[Step]) -> tuple[str, ...]:
     """The modules whose bound somebody asserts, as ``name (Class: bound)``."""
     return tuple(
-        f"{step.name} ({type(step.module).__name__}: {decimal_up(step.bound, 9)})"
+        f"{step.name} ({type(step.module).__name__}: {bound_text(step.bound)})"
         for step in steps
         if isinstance(step, Bounded)
     )

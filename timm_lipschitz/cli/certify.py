@@ -82,7 +82,7 @@ def certify(
       timm-lipschitz certify sandwich_mlp.mnist --data mnist --report runs/soundness.html
     """
     from ..certification import certify as compute_certificates
-    from ..certification.check_certificate import decimal_up
+    from ..certification.bounds import bound_text
     from ..certification.report import nominal_text, render_report, soundness_report
     from ..data import load_dataset
     from ..device import pick_device
@@ -120,7 +120,7 @@ def certify(
             ("median radius", f"{_floor(certificates.radius.median())}, wrong predictions counted as 0"),
             (
                 "Lipschitz bound",
-                f"nominal {nominal_text(network)}; measured {decimal_up(certificates.lipschitz, 9)}, pixels to logits",
+                f"nominal {nominal_text(network)}; measured {bound_text(certificates.lipschitz)}, pixels to logits",
             ),
             ("arithmetic", _statement(certificates)),
             *(
