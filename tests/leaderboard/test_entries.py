@@ -11,8 +11,8 @@ from records.sample_runs import Sample, sample_run, sample_run_info
 
 from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard import add, build, check
-from timm_lipschitz.leaderboard.entries import entry_files
-from timm_lipschitz.records import AttackTable, Examples, Selection, read_run
+from timm_lipschitz.leaderboard.entries import Entry, entry_files, load_entry, record_ids, require_one_data_set
+from timm_lipschitz.records import AttackTable, Examples, Run, Selection, read_run
 
 
 @pytest.fixture
@@ -92,6 +92,19 @@ def test_a_split_has_one_size(tmp_path, root):
     with pytest.raises(RecordError, match=r"mnist/other says that the split has 20 images, .* says 40, with the same"):
         add(run_dir, root)
     assert not (root / "mnist" / "other.json").exists()
+
+
+def test_entries_of_the_same_images_have_the_same_labels_and_classes(tmp_path, root):
+    run = sample_run(40, 20, 1, 40, "other")
+    wrong = replace(run.images, label=(run.images.label + 1) % 10, prediction=(run.images.prediction + 1) % 10)
+    entry = Entry(Run(run.record, wrong, run.attacks, run.run_info), "other.json")
+    known = load_entry(root, "mnist", record_ids(root, "mnist")[0])
+    with pytest.raises(RecordError, match=r"mnist/other: image 0 has the label \d, and \d in another entry"):
+        require_one_data_set([known, entry])
+    classes = run.record.model_copy(update={"model": run.record.model.model_copy(update={"num_classes": 1000})})
+    entry = Entry(Run(classes, run.images, run.attacks, run.run_info), "other.json")
+    with pytest.raises(RecordError, match=r"of a network with 1000 classes, .* of one with 10"):
+        require_one_data_set([known, entry])
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

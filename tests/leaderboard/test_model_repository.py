@@ -21,7 +21,7 @@ from timm_lipschitz.errors import InvalidInputError, RecordError
 from timm_lipschitz.leaderboard.hub import send
 from timm_lipschitz.leaderboard.model_repository import model_upload
 from timm_lipschitz.models.loading import LoadedModel, load_model, weights_sha256
-from timm_lipschitz.records import Run
+from timm_lipschitz.records import Run, Selection
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,22 @@ def test_weights_keep_their_type_and_metadata(loaded: LoadedModel, tmp_path: Pat
 def test_a_module_that_timm_cannot_build_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="is a Linear, not a model that timm builds"):
         model_upload(LoadedModel(nn.Linear(2, 2), "package:function", "Linear"), "me/mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "partial"}, "the run is 'partial'"),
+        ({"dataset": {"split": "validation"}}, "of the split 'validation'"),
+        ({"dataset": {"evaluated": Selection(kind="listed", count=40)}}, "images that somebody chose"),
+    ],
+    ids=["partial", "validation", "chosen"],
+)
+def test_a_run_that_no_leaderboard_takes_is_not_published_with_its_weights(
+    loaded: LoadedModel, changes: dict, message: str
+) -> None:
+    run = run_of(loaded)
+    if "dataset" in changes:
+        changes = {"dataset": run.record.dataset.model_copy(update=changes["dataset"])}
+    with pytest.raises(RecordError, match=message):
+        model_upload(loaded, "me/mine", replace(run, record=run.record.model_copy(update=changes)))

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from timm_lipschitz.leaderboard import load_reported
+from timm_lipschitz.leaderboard import check, load_reported
 from timm_lipschitz.records import Figure, Record, percent_down
 
 ROOT = Path(__file__).parents[2] / "leaderboards"
 SANDWICH = ("sandwich_cnn", "sandwich_bcop_cnn")
+
+
+def test_the_leaderboards_of_this_repository_are_in_order() -> None:
+    assert check(ROOT) == sum(len(entries(dataset)) for dataset in ("mnist", "fashion_mnist", "cifar10_jpeg"))
 
 
 def entries(dataset: str) -> list[Record]:

@@ -24,7 +24,8 @@ def test_the_fields_and_figures() -> None:
     assert figures is not None
     attack = next(attack for attack in figures.attacks if attack.attack == "autoattack")
     assert float(info["autoattack_acc"]) == pytest.approx(100 * attack.robust.fraction, abs=0.0051)
-    assert float(info["clean_acc"]) <= 100 * record.results.clean.fraction
+    assert float(info["clean_acc"]) == pytest.approx(100 * attack.clean.fraction, abs=0.0051)
+    assert info["reported"] == "", "which is for the figure of a paper"
     assert (info["eps"], info["dataset"], info["additional_data"]) == ("1.0", "mnist", None)
     assert "first" not in info["footnote"]
     assert f"{attack.proved.count} images are certified" in info["footnote"]
@@ -39,7 +40,9 @@ def test_percentages_are_rounded_down(count: int, total: int, text: str) -> None
 
 
 def test_a_part_of_the_images_is_said() -> None:
-    footnote = model_info(sample_run(count=40, attacked=20, size=100).record, "l2:1.58")["footnote"]
+    info = model_info(sample_run(count=40, attacked=20, size=100).record, "l2:1.58")
+    assert float(info["autoattack_acc"]) <= float(info["clean_acc"]), "of the same images"
+    footnote = info["footnote"]
     assert "AutoAttack on the first 20 of 100 images" in footnote
     assert "Clean accuracy on the first 40 of 100 images" in footnote
 

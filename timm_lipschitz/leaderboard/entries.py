@@ -63,7 +63,7 @@ def load_entry(leaderboards_dir: Path, dataset: str, record_id: str) -> Entry:
         record = run.record
         if (record.dataset.name, record.id) != (dataset, record_id):
             raise RecordError(f"the record calls itself {record.dataset.name}/{record.id}: move it there")
-        _refuse_what_is_not_ranked(run)
+        require_publishable(run)
     except RecordError as error:
         raise RecordError(f"{dataset}/{record_id}: {error}") from error
     return Entry(run=run, record_file=files.record.name)
@@ -101,7 +101,10 @@ def record_ids(leaderboards_dir: Path, dataset: str) -> list[str]:
         stems.setdefault(safe_record_id(name.removesuffix(suffix)), set()).add(suffix)
     for stem, suffixes in stems.items():
         if missing := sorted(set(_SUFFIXES) - suffixes):
-            raise RecordError(f"{dataset}/{stem}: {stem}{missing[0]} is missing; an entry is added with all its files")
+            raise RecordError(
+                f"{dataset}/{stem}: {stem}{missing[0]} is missing; an entry is added with all its "
+                f"files: remove {dataset}/{stem}.* and add the run again"
+            )
     return sorted(stems)
 
 
@@ -115,7 +118,7 @@ def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
     """
     contents = RunFiles.of_run(run_dir).read()
     run = parse_run(contents)
-    _refuse_what_is_not_ranked(run)
+    require_publishable(run)
     root = Path(leaderboards_dir)
     record = run.record
     files = entry_files(root, record.dataset.name, record.id)
@@ -137,7 +140,9 @@ def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
 def require_one_data_set(entries: Iterable[Entry]) -> None:
     """Raises `RecordError` unless all entries were measured on the same images, which alone can be compared."""
     first: Record | None = None
-    for record in (entry.run.record for entry in entries):
+    labels: dict[int, int] = {}
+    for entry in entries:
+        record = entry.run.record
         first = first or record
         if record.dataset.content_sha256 != first.dataset.content_sha256:
             raise RecordError(
@@ -150,6 +155,22 @@ def require_one_data_set(entries: Iterable[Entry]) -> None:
                 f"{record.dataset.name}/{record.id} says that the split has {record.dataset.size} images, {first.id} "
                 f"says {first.dataset.size}, with the same SHA-256: one of the records is wrong"
             )
+        if record.model.num_classes != first.model.num_classes:
+            raise RecordError(
+                f"{record.dataset.name}/{record.id} is of a network with {record.model.num_classes} classes, "
+                f"{first.id} of one with {first.model.num_classes}, on the same images: one of the records is wrong"
+            )
+        _require_same_labels(entry.run, labels)
+
+
+def _require_same_labels(run: Run, known: dict[int, int]) -> None:
+    """Compares the labels of a run with those that are ``known`` by the index of the image, and adds its own."""
+    for index, label in zip(run.images.index.tolist(), run.images.label.tolist(), strict=True):
+        if known.setdefault(index, label) != label:
+            raise RecordError(
+                f"{run.record.dataset.name}/{run.record.id}: image {index} has the label {label}, and {known[index]} "
+                "in another entry: one of the tables is wrong"
+            )
 
 
 def _folder(leaderboards_dir: Path, dataset: str) -> Path:
@@ -161,7 +182,8 @@ def _folder(leaderboards_dir: Path, dataset: str) -> Path:
     return folder
 
 
-def _refuse_what_is_not_ranked(run: Run) -> None:
+def require_publishable(run: Run) -> None:
+    """Raises `RecordError` for a run that is partial, of another split than the test split, or of chosen images."""
     split = run.record.dataset.split
     if split != "test":
         raise RecordError(f"the run is of the split {split!r}: a leaderboard compares on 'test'")

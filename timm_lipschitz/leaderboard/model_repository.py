@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from timm_lipschitz.errors import InvalidInputError, RecordError
 from timm_lipschitz.layers import NormalizedLinear
+from timm_lipschitz.leaderboard.entries import require_publishable
 from timm_lipschitz.leaderboard.hub import Upload
 from timm_lipschitz.leaderboard.site.model_card import model_card
 from timm_lipschitz.models import Trunk
@@ -25,9 +26,12 @@ def model_upload(loaded: LoadedModel, repo_id: str, run: Run | None = None) -> U
 
     Raises:
         InvalidInputError: a module that timm did not make, or that reads its images through a normalisation.
-        RecordError: a run of other weights, or of the same weights under another bound.
+        RecordError: a run of other weights, or of the same weights under another bound; one that no leaderboard takes,
+            since it is partial, of another split or of chosen images.
     """
     model: Any = loaded.model
+    if run is not None:
+        require_publishable(run)
     if not hasattr(model, "pretrained_cfg"):
         raise InvalidInputError(
             f"{loaded.name} is a {type(model).__name__}, not a model that timm builds from its configuration: only "

@@ -350,6 +350,8 @@ class Record(StrictModel):
                 raise ValueError(f"{self.attacked.count} attacked images exceed the {evaluated.count} evaluated ones")
         if self.certification is not None and self.certification.images != evaluated.count:
             raise ValueError(f"certification covers {self.certification.images} of {evaluated.count} evaluated images")
+        if self.training is not None and self.training.data_sha256 == self.dataset.content_sha256:
+            raise ValueError("the network was trained on the images that it was evaluated on")
         if self.certification is not None and self.model.lipschitz is None:
             raise ValueError("a certificate needs a model with a Lipschitz bound")
         return self
