@@ -27,8 +27,9 @@ is on the validation images, so that the test images are used once; the slopes o
 Bounds: table2's hold for inputs divided by their standard deviation, and here the same bounds in pixel units are built
 in. Where text and code of the authors differ, this follows the text for table2 on Tiny-ImageNet (bound 1, not 2), and
 the commands of github acfr/LBDN for fig5 and fig6, where inputs are not divided. The SLL networks are those of its
-authors. A run with fewer epochs, images or seeds than the paper's is marked ``reduced``. Runs are resumed: a command
-that was interrupted goes on where it was.
+authors. A run with fewer epochs, images or seeds than the paper's is marked ``reduced``; every training leaves out the
+validation images (up to 5,000), which the paper's did not. Runs are resumed: a command that was interrupted goes on
+where it was.
 """
 
 import argparse
@@ -147,6 +148,8 @@ EXPERIMENTS = {
 
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
+    from benchmarks.console import count
+
     found = argparse.ArgumentParser(prog="benchmarks/reproduce.py", description=QUESTION)
     found.add_argument("what", choices=["table1", *EXPERIMENTS], help="which table or figure")
     found.add_argument("--data", choices=list(SMALLEST_STD), help="only this data set")
@@ -154,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--layer", action="append", choices=[*FAMILIES, "plain"], help="repeatable (default: all)")
     found.add_argument("--size", action="append", choices=list(WIDTHS), help="repeatable (default: all)")
     found.add_argument("--seed", action="append", type=int, metavar="S", help="repeatable (default: the paper's)")
-    found.add_argument("--epochs", type=int, metavar="N", help="(default: as in the paper)")
+    found.add_argument("--epochs", type=count, metavar="N", help="(default: as in the paper)")
     found.add_argument("--limit", type=int, metavar="N", help="test images (default: all)")
     found.add_argument("--attack-limit", type=int, metavar="N", help="attacked images (default: all of them)")
     found.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
@@ -278,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _tightness(options)
     import torch
 
-    from benchmarks.suite import spread
+    from benchmarks.suite import require_distinct, spread
     from timm_lipschitz.cli._stages import stages
     from timm_lipschitz.data import load_dataset
     from timm_lipschitz.device import pick_device
@@ -288,6 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         cells = chosen(options)
+        require_distinct("seed", options.seed or [])
         reported = load_reported(options.reported)
         options.device = pick_device(options.device)
         options.out = options.out / (EXPERIMENTS[options.what].drawing_of or options.what)

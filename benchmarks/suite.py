@@ -82,8 +82,8 @@ def measure(suite: Suite, options: argparse.Namespace, command: Sequence[str]) -
     attacks = suite.attacks(frozenset(threat_model.norm for threat_model in threat_models))
     seeds = options.seed or [0]
     ids = {model: make_record_id(model) for model in options.models}
-    _require_distinct("model", [ids[model] for model in options.models])
-    _require_distinct("seed", seeds)
+    require_distinct("model", [ids[model] for model in options.models])
+    require_distinct("seed", seeds)
     folders = {(model, seed): options.out / f"{ids[model]}-seed{seed}" for model in options.models for seed in seeds}
     for path in [options.out / COMPARISON, *(folder / "record.json" for folder in folders.values())]:
         if path.exists():
@@ -200,6 +200,7 @@ def _cell(figure: dict[str, float] | None) -> str:
     return f"{median} [{percent_down(figure['min'])}, {percent_down(figure['max'])}]"
 
 
-def _require_distinct(what: str, values: Sequence[Any]) -> None:
+def require_distinct(what: str, values: Sequence[Any]) -> None:
+    """Raises `InvalidInputError` for a value that is given twice."""
     if twice := [value for value in values if values.count(value) > 1]:
         raise InvalidInputError(f"{what} {twice[0]!r} is given twice")

@@ -1,5 +1,6 @@
 """Reproducing the paper: the right networks, measured and reported side by side, and a reduced budget that says so."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -150,3 +151,24 @@ def test_what_is_not_in_the_table_is_refused(
 ) -> None:
     assert reproduce.main([*words, *typed]) != 0
     assert message in capsys.readouterr().err
+
+
+def options_of(*typed: str) -> argparse.Namespace:
+    return reproduce.parser().parse_args(list(typed))
+
+
+def test_only_the_papers_budget_is_full() -> None:
+    full = ["table2", "--data", "cifar100", "--layer", "sandwich"]
+    (cell, *_) = reproduce.chosen(options_of(*full))
+    assert not reproduce.is_reduced(cell, options_of(*full))
+    assert not reproduce.is_reduced(cell, options_of(*full, "--epochs", str(cell.epochs)))
+    for less in (("--epochs", str(cell.epochs - 1)), ("--limit", "10"), ("--attack-limit", "10")):
+        assert reproduce.is_reduced(cell, options_of(*full, *less))
+
+
+def test_no_epochs_and_a_seed_twice_are_refused(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reproduce.main(["table2", "--data", "cifar100", "--epochs", "0"])
+    assert "'0' is not a whole number above 0" in capsys.readouterr().err
+    assert reproduce.main(["table2", "--data", "cifar100", *typed, "--seed", "5"]) == 1
+    assert "seed 5 is given twice" in capsys.readouterr().err
