@@ -195,7 +195,7 @@ def test_a_forged_table_with_a_fresh_hash_is_refused(run_dir):
     schema = table.schema
     columns = table.to_pydict() | {"status": statuses}
     path.unlink()
-    pq.write_table(type(table).from_pydict(columns, schema=schema), path)
+    pq.write_table(type(table).from_pydict(columns, schema=schema), path, store_schema=False)
     record = json.loads((run_dir / "record.json").read_text())
     record["tables"]["attacks_sha256"] = _sha256(path.read_bytes())
     (run_dir / "record.json").write_text(json.dumps(record))
@@ -262,6 +262,18 @@ def test_an_unfinished_run_is_complete_only_as_partial(tmp_path):
     write(tmp_path, partial)
     assert read_run(tmp_path).record.status == "partial"
     assert partial.record.results.at("l2:1.58").robust.total == 5
+
+
+def test_a_complete_record_holds_every_attack_at_every_attacked_threat_model():
+    """Left out where it found most, an attack would leave images standing that it broke."""
+    run = sample_run()
+    keep = ~((run.attacks.threat_model == "l2:1.58") & (run.attacks.attack == "autoattack"))
+    table = run.attacks.of_rows(keep)
+    with pytest.raises(RecordError, match=r"no rows of 'autoattack' at l2:1\.58, where others ran.*'partial'"):
+        remade(run, table, "complete")
+    assert remade(run, table, "partial").record.status == "partial"
+    nowhere = run.attacks.of_rows(run.attacks.threat_model != "l2:1.58")  # certified there, and not attacked by any
+    assert remade(run, nowhere, "complete").record.results.at("l2:1.58").robust is None
 
 
 def test_attacks_on_different_images_are_not_complete():

@@ -103,6 +103,44 @@ def test_a_distance_beyond_eps_is_allowed_where_nothing_broke():
     assert figures.threat_models[0].robust == Figure.of(2, 4)
 
 
+def test_what_broke_at_one_eps_does_not_stand_at_another():
+    """The point at 0.8 lies within 1.2, too: an image that stands there is counted nicer than measured."""
+    larger = ThreatModel.parse("l2:1.2")
+
+    def at_larger(status: str, distance: float) -> AttackTable:
+        rows = (("misclassified", "certified", status, "standing"), (np.nan, np.nan, distance, np.nan))
+        return AttackTable.of_attack(np.arange(4), "l2:1.2", "autoattack", rows[0], np.array(rows[1]))
+
+    def figures(table: AttackTable):
+        return summarize(images_of_each_kind(), AttackTable.concatenate([one_attack(), table]), [*EPS, larger], 784)
+
+    assert figures(at_larger("broken", 1.1)).at("l2:1.2").robust == Figure.of(2, 4)
+    with pytest.raises(RecordError, match=r"autoattack at l2:1\.2: an image stands, though .* at another: image 2"):
+        figures(at_larger("standing", np.nan))
+    # Another attack, and another norm, may leave it standing.
+    other = at_larger("standing", np.nan)
+    figures(replace(other, attack=np.full(4, "pgd")))
+
+
+def test_a_row_beyond_its_own_eps_counts_at_larger_ones():
+    images = images_of_each_kind()
+    beyond = AttackTable.of_attack([2], "l2:1.0", "pgd", ["standing"], np.array([1.1]))
+    stands = AttackTable.of_attack([2], "l2:1.2", "pgd", ["standing"], np.array([np.nan]))
+    models = [*EPS, ThreatModel.parse("l2:1.2")]
+    with pytest.raises(RecordError, match="though the attack has an example within this eps"):
+        summarize(images, AttackTable.concatenate([beyond, stands]), models, pixels=784)
+
+
+def test_certified_balls_of_two_classes_do_not_overlap():
+    """Images of 4 inputs in [0, 1] are at most 2 apart: 1.25 and 0.75 fit, and no more."""
+    images = replace(images_of_each_kind(), label=np.array([5, 5, 6, 5]), prediction=np.array([6, 5, 6, 5]))
+    summarize(images, AttackTable.empty(), EPS, pixels=4)
+    wider = replace(images, radius=np.array([0.0, 1.26, 0.75, 1.0]))
+    with pytest.raises(RecordError, match=r"radii 1\.26 of image 1 and 0\.75 of image 2, of another class, cannot"):
+        summarize(wider, AttackTable.empty(), EPS, pixels=4)
+    summarize(replace(images_of_each_kind(), radius=np.array([0, 9.0, 9.0, 9.0])), AttackTable.empty(), EPS, pixels=4)
+
+
 def test_the_inside_of_a_radius_is_measured_in_l2_for_l_infinity_attacks():
     """Radius 0.75 in L2 over 784 pixels is 0.0268 in L-infinity."""
     eps = ThreatModel.parse("linf:0.1")

@@ -22,23 +22,28 @@ def summarize(images: ImageTable, attacks: AttackTable, threat_models: Sequence[
         pixels: channels times height times width.
 
     Raises:
-        RecordError: a status that breaks certified <= attacked <= clean for some image, an attacked image that was not
-            evaluated, or an attack at a threat model that is not listed.
+        RecordError: a status that breaks certified <= attacked <= clean for some image, an image that stands where the
+            same attack has an example at another eps of the norm, an attacked image that was not evaluated, an attack
+            at a threat model that is not listed, or certified balls of two classes that must overlap.
     """
     _check_known_threat_models(attacks, threat_models)
-    return Results(
+    _check_balls_apart(images, pixels)
+    results = Results(
         clean=Figure.of(int(images.correct.sum()), len(images)),
         threat_models=tuple(_threat_model_figures(images, attacks, model, pixels) for model in threat_models),
     )
+    _check_every_eps_counts(images, attacks)
+    return results
 
 
-def check_coverage(attacks: AttackTable, attacked: Selection | None) -> None:
-    """Check that every attack at every attacked threat model covers exactly the attacked images.
+def check_coverage(attacks: AttackTable, names: Sequence[str], attacked: Selection | None) -> None:
+    """Check that every attack of ``names`` covers exactly the attacked images, at every attacked threat model.
 
     Raises:
         RecordError: rows are missing or too many; a run in that state is "partial".
     """
-    for name, attack in _groups(attacks):
+    groups = _groups(attacks)
+    for name, attack in groups:
         rows = attacks.select(name, attack)
         if attacked is None or not _is_selection(rows.index, attacked):
             raise RecordError(
@@ -46,9 +51,17 @@ def check_coverage(attacks: AttackTable, attacked: Selection | None) -> None:
                 f"{attacked.model_dump() if attacked else None}: finish the run, or write it with status 'partial'"
             )
     for name in sorted(set(attacks.threat_model.tolist())):
-        covered = [attacks.select(name, attack).index for other, attack in _groups(attacks) if other == name]
+        covered = [attacks.select(name, attack).index for other, attack in groups if other == name]
         if any(not np.array_equal(covered[0], other) for other in covered[1:]):
             raise RecordError(f"the attacks at {name} cover different images: attack the same ones with each")
+    if names and not groups:
+        raise RecordError(f"attacks: no rows of {names[0]!r} in a complete record")
+    for name in sorted({threat_model for threat_model, _ in groups}):
+        if missing := sorted(set(names) - {attack for other, attack in groups if other == name}):
+            raise RecordError(
+                f"attacks: no rows of {missing[0]!r} at {name}, where others ran: a complete record holds every attack "
+                "at each; finish the run, or write it with status 'partial'"
+            )
 
 
 def _is_selection(index: NDArray[np.int64], selection: Selection) -> bool:
@@ -129,6 +142,41 @@ def _check_statuses(
     # The slack covers the rounding of this product; a violation that is real was stopped by the evaluation.
     l2_distance = distance * l2_per_unit(threat_model, pixels) * (1 + 1e-12)
     _refuse(f"{where}: an adversarial example inside the certified radius", l2_distance < radius, table)
+
+
+def _check_balls_apart(images: ImageTable, pixels: int) -> None:
+    """Two images of different classes are at most ``sqrt(pixels)`` apart, and their certified balls must not meet."""
+    if not images.radius.any():
+        return
+    first = int(np.argmax(images.radius))
+    others = np.where(images.prediction != images.prediction[first], images.radius, 0.0)
+    second = int(np.argmax(others))
+    if images.radius[first] + others[second] > np.sqrt(pixels) * (1 + 1e-9) and others[second] > 0:
+        raise RecordError(
+            f"images: the certified radii {images.radius[first]:.9g} of image {images.index[first]} and "
+            f"{others[second]:.9g} of image {images.index[second]}, of another class, cannot both be true: no two "
+            f"images of {pixels} inputs in [0, 1] are farther apart than {np.sqrt(pixels):.9g}"
+        )
+
+
+def _check_every_eps_counts(images: ImageTable, attacks: AttackTable) -> None:
+    """An example that an attack found at one eps breaks the image at every eps of that norm that reaches it."""
+    names = {ThreatModel.parse(name) for name in set(attacks.threat_model.tolist())}
+    for attack in sorted(set(attacks.attack.tolist())):
+        rows = attacks.attack == attack
+        for norm in sorted({model.norm for model in names}):
+            closest = attacks.of_rows(rows).smallest_distance(images.index, norm)
+            for model in sorted(names):
+                if model.norm != norm:
+                    continue
+                table = attacks.select(str(model), attack)
+                known = closest[np.searchsorted(images.index, table.index).clip(max=len(images) - 1)]
+                _refuse(
+                    f"{attack} at {model}: an image stands, though the attack has an example within this eps at "
+                    "another",
+                    (table.status == Status.STANDING.value) & (known <= model.radius),
+                    table,
+                )
 
 
 def _check_known_threat_models(attacks: AttackTable, threat_models: Sequence[ThreatModel]) -> None:

@@ -99,10 +99,13 @@ class ImageTable:
         """Read what `to_parquet` wrote.
 
         Raises:
-            RecordError: not Parquet, other columns or types, more than ``max_rows`` rows, missing values, bad values.
+            RecordError: not Parquet, other columns or types, more than ``max_rows`` rows, missing values, bad values,
+                rows out of order.
         """
         table = _read(data, _image_schema(), max_rows, "images.parquet")
-        return cls(**{field.name: table.column(field.name).to_numpy() for field in fields(cls)})
+        columns = {field.name: table.column(field.name).to_numpy() for field in fields(cls)}
+        _require_sorted([columns["index"]], "images.parquet")
+        return cls(**columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +193,10 @@ class AttackTable:
 
     def select(self, threat_model: str, attack: str) -> Self:
         """The rows of one threat model and attack, sorted by index."""
-        rows = (self.threat_model == threat_model) & (self.attack == attack)
+        return self.of_rows((self.threat_model == threat_model) & (self.attack == attack))
+
+    def of_rows(self, rows: NDArray[np.bool_]) -> Self:
+        """The rows where ``rows`` (M,) is true."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def smallest_distance(self, index: NDArray[np.int64], norm: str) -> NDArray[np.float64]:
@@ -218,18 +224,23 @@ class AttackTable:
         """Read what `to_parquet` wrote.
 
         Raises:
-            RecordError: not Parquet, other columns or types, more than ``max_rows`` rows, NaN, bad values.
+            RecordError: not Parquet, other columns or types, more than ``max_rows`` rows, NaN, bad values, rows out of
+                order, texts of more than 100 characters.
         """
         table = _read(data, _attack_schema(), max_rows, "attacks.parquet")
         distance = table.column("distance")
         values = distance.to_numpy()  # nulls become NaN
         if int(np.isnan(values).sum()) != distance.null_count:
             raise RecordError("attacks.parquet: distance holds NaN; a missing distance is written as null")
-        texts = {name: np.asarray(table.column(name).to_pylist(), dtype=str) for name in _TEXT_COLUMNS}
-        return cls(index=table.column("index").to_numpy(), distance=values, **texts)
+        index = table.column("index").to_numpy()
+        texts = {name: _short_texts(table.column(name), f"attacks.parquet: {name}") for name in _TEXT_COLUMNS}
+        _require_sorted([index, texts["attack"], texts["threat_model"]], "attacks.parquet")
+        return cls(index=index, distance=values, **texts)
 
 
 _TEXT_COLUMNS = ("threat_model", "attack", "status")
+_MAX_CHARACTERS = 100  # of a text; the schema of the record allows as many in an attack's name
+_MAX_BYTES_PER_ROW, _MAX_BYTES_OF_AN_EMPTY_TABLE = 2048, 1 << 20  # unpacked; a row of 100-character texts has 1,220
 
 
 def _image_schema() -> "pa.Schema":
@@ -271,16 +282,42 @@ def _read(data: bytes, schema: "pa.Schema", max_rows: int, name: str) -> "pa.Tab
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        if file.metadata.num_rows > max_rows:  # before anything is unpacked
-            raise RecordError(f"{name} has {file.metadata.num_rows} rows; its record allows {max_rows}")
-        if not file.schema_arrow.equals(schema):
-            raise RecordError(f"{name} has columns\n{file.schema_arrow}\nexpected are\n{schema}")
+        metadata = pq.read_metadata(io.BytesIO(data))
+        if metadata.num_rows > max_rows:  # before anything is unpacked
+            raise RecordError(f"{name} has {metadata.num_rows} rows; its record allows {max_rows}")
+        unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        if unpacked > metadata.num_rows * _MAX_BYTES_PER_ROW + _MAX_BYTES_OF_AN_EMPTY_TABLE:
+            raise RecordError(f"{name} unpacks to {unpacked} bytes, too many for its {metadata.num_rows} rows")
+        # Texts stay one copy each, with numbers that point to them, however long they are and often they occur.
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=[f.name for f in schema if pa.types.is_string(f.type)])
+        found = metadata.schema.to_arrow_schema()
+        if not found.equals(schema):
+            raise RecordError(f"{name} has columns\n{found}\nexpected are\n{schema}")
+        if metadata.metadata:
+            raise RecordError(f"{name} carries metadata of its own, under {', '.join(map(repr, metadata.metadata))}")
         table = file.read(use_threads=False)
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordError(f"{name} is not readable as Parquet: {error}") from error
+
+
+def _short_texts(column: "pa.ChunkedArray", name: str) -> NDArray[np.str_]:
+    """The texts of a dictionary-encoded column; numpy pads all to the longest, so that is bounded first."""
+    chunks = []
+    for chunk in column.chunks:
+        texts = chunk.dictionary.to_pylist()
+        longest = max(map(len, texts), default=0)
+        if longest > _MAX_CHARACTERS:
+            raise RecordError(f"{name} holds a text of {longest} characters; at most {_MAX_CHARACTERS} are allowed")
+        chunks.append(np.asarray(texts, dtype=str)[chunk.indices.to_numpy()])
+    return np.concatenate(chunks) if chunks else np.zeros(0, "U1")
+
+
+def _require_sorted(keys: Sequence[np.ndarray], name: str) -> None:
+    """``keys`` as of `numpy.lexsort`, the last one first: one table has one form on disk."""
+    if not np.array_equal(np.lexsort(keys), np.arange(len(keys[0]))):
+        raise RecordError(f"{name}: the rows are not in order")
 
 
 def _integers(values: ArrayLike, table: str, column: str) -> NDArray[np.int64]:
@@ -328,4 +365,4 @@ def _freeze(table: object, columns: dict[str, np.ndarray], order: NDArray[np.int
 def _refuse(what: str, rows: NDArray[np.bool_], index: NDArray[np.int64], values: np.ndarray) -> None:
     if rows.any():
         first = int(np.argmax(rows))
-        raise RecordError(f"{what}: image {index[first]} has {values[first]!r} ({int(rows.sum())} rows in all)")
+        raise RecordError(f"{what}: image {index[first]} has {values[first].item()!r} ({int(rows.sum())} rows in all)")
