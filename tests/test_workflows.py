@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,71 @@ def test_a_token_can_only_read_unless_a_job_says_otherwise(name: str) -> None:
 
 def test_nothing_that_somebody_typed_is_pasted_into_a_shell() -> None:
     assert [line for line in run_lines() if "${{" in line] == []
+
+
+def step_called(name: str) -> str:
+    (step,) = [step for _, job in jobs() for step in job.get("steps", []) if step.get("name") == name]
+    return step["run"]
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Callable[[Callable[[Path], object]], Path]:
+    """A repository with one entry, to which a pull request makes a change and is merged."""
+
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    def merge(change: Callable[[Path], object]) -> Path:
+        git("init", "-b", "main")
+        board = tmp_path / "leaderboards" / "mnist"
+        board.mkdir(parents=True)
+        (tmp_path / "leaderboards" / "reported").mkdir()
+        for name in ("old.json", "old.run.json", "old.images.parquet", "README.md", "leaderboard.csv"):
+            (board / name).write_text("x")
+        (tmp_path / "leaderboards" / "reported" / "paper.json").write_text("x")
+        git("add", ".")
+        git("commit", "-m", "board")
+        git("checkout", "-b", "change")
+        change(board)
+        git("add", "-A")
+        git("commit", "-m", "change")
+        git("checkout", "main")
+        git("merge", "--no-ff", "change")
+        return tmp_path
+
+    return merge
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (lambda board: (board / "new.json").write_text("y"), None),
+        (lambda board: (board / "README.md").write_text("y"), None),
+        (lambda board: (board.parent / "reported" / "paper.json").write_text("y"), None),
+        (lambda board: (board / "old.json").write_text("y"), "old.json"),
+        (lambda board: (board / "old.run.json").unlink(), "old.run.json"),
+        (lambda board: (board / "old.images.parquet").rename(board / "new.images.parquet"), "old.images.parquet"),
+    ],
+)
+def test_a_pull_request_that_changes_an_entry_is_refused(merged, change, refused: str | None) -> None:
+    script = step_called("Entries that are in stay as they are")
+    result = subprocess.run(["bash", "-ec", script], cwd=merged(change), capture_output=True, text=True, check=False)
+    assert result.returncode == (0 if refused is None else 1), result.stderr
+    if refused is not None:
+        assert f"leaderboards/mnist/{refused}\n" in result.stdout
+
+
+@pytest.mark.parametrize("number", ["7; touch x", "main", "-f", "7/../8"])
+def test_a_pull_request_has_a_number(tmp_path: Path, number: str) -> None:
+    script = step_called("The entries of the pull request, run by the code of this branch")
+    environment = {"PULL_REQUEST": number, "PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stdout.startswith("not a number:")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_job_ends() -> None:

@@ -25,7 +25,7 @@ from timm_lipschitz.layers import (
     register_bound,
     registered,
 )
-from timm_lipschitz.leaderboard import asserted_entries, build
+from timm_lipschitz.leaderboard import build, check
 from timm_lipschitz.leaderboard.site import render_run_page
 from timm_lipschitz.records import CertifiedChunk
 
@@ -133,6 +133,6 @@ def test_asserted_modules_are_shown_wherever_the_certificate_is(
     boards = tmp_path / "boards"
     add_run(tmp_path, boards, sample_run())
     add_run(tmp_path, boards, run)  # type: ignore[arg-type]
-    assert asserted_entries(boards) == {"noise/on-trust": (module,)}
     build(boards)
+    assert check(boards).asserted == {"noise/on-trust": (module,)}
     assert "| real, asserted |" in (boards / "noise" / "README.md").read_text()

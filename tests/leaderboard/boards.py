@@ -21,7 +21,6 @@ HOSTILE = (
     "`code` ``more``",
     "{{ 7*7 }}{% raw %}",
     "www.evil.example http://evil.example",
-    "\u202egnp.exe",
 )
 
 

@@ -1,18 +1,27 @@
 """What may enter a leaderboard, and what `check` finds there."""
 
+import itertools
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
+from hashlib import sha256
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation.small_runs import events
 from leaderboard.boards import add_run, write
 from records.sample_runs import Sample, sample_run, sample_run_info
 
-from timm_lipschitz.errors import RecordError
+from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.leaderboard import add, build, check
-from timm_lipschitz.leaderboard.entries import Entry, entry_files, load_entry, record_ids, require_one_data_set
-from timm_lipschitz.records import AttackTable, Examples, Run, Selection, read_run
+from timm_lipschitz.leaderboard.comparable import require_comparable
+from timm_lipschitz.leaderboard.entries import entry_files, find_entry, load_entry, record_ids
+from timm_lipschitz.records import AttackTable, Examples, Run, RunBytes, RunFiles, Selection
 
 
 @pytest.fixture
@@ -40,8 +49,7 @@ def test_add_copies_the_four_files_unchanged(tmp_path):
 
 
 def test_examples_that_contradict_the_tables_are_refused(tmp_path):
-    tables = sample_run().record.tables.model_copy(update={"examples_sha256": None})  # from before there was a hash
-    run_dir = write(tmp_path / "run", sample_run().with_record(tables=tables))
+    run_dir = write(tmp_path / "run", sample_run())
     image = np.full((1, 1, 28, 28), 0.5, np.float32)
     point = image + np.float32(1 / 32)
     images = sample_run().images
@@ -50,6 +58,9 @@ def test_examples_that_contradict_the_tables_are_refused(tmp_path):
     examples = Examples(np.array([first]), image, point, (images.label[[first]] + 1) % 10)
     examples.check(sample_run().record.model, images, attacks)
     (run_dir / "examples.safetensors").write_bytes(examples.to_bytes())
+    record = json.loads((run_dir / "record.json").read_text())
+    record["tables"]["examples_sha256"] = sha256(examples.to_bytes()).hexdigest()
+    (run_dir / "record.json").write_text(json.dumps(record))
     with pytest.raises(RecordError, match=f"examples: image {first} has a point"):  # not that of the run's own tables
         add(run_dir, tmp_path / "board")
     assert not (tmp_path / "board").exists()
@@ -94,17 +105,31 @@ def test_a_split_has_one_size(tmp_path, root):
     assert not (root / "mnist" / "other.json").exists()
 
 
-def test_entries_of_the_same_images_have_the_same_labels_and_classes(tmp_path, root):
+def test_entries_of_the_same_images_have_the_same_labels_classes_and_size(root):
     run = sample_run(40, 20, 1, 40, "other")
+    known = load_entry(root, "mnist", record_ids(root, "mnist")[0]).run
     wrong = replace(run.images, label=(run.images.label + 1) % 10, prediction=(run.images.prediction + 1) % 10)
-    entry = Entry(Run(run.record, wrong, run.attacks, run.run_info), "other.json")
-    known = load_entry(root, "mnist", record_ids(root, "mnist")[0])
     with pytest.raises(RecordError, match=r"mnist/other: image 0 has the label \d, and \d in another entry"):
-        require_one_data_set([known, entry])
-    classes = run.record.model_copy(update={"model": run.record.model.model_copy(update={"num_classes": 1000})})
-    entry = Entry(Run(classes, run.images, run.attacks, run.run_info), "other.json")
-    with pytest.raises(RecordError, match=r"of a network with 1000 classes, .* of one with 10"):
-        require_one_data_set([known, entry])
+        require_comparable([known, Run(run.record, wrong, run.attacks, run.run_info)])
+    for change, message in (
+        ({"num_classes": 1000}, "mnist/other says that its network has 1000 classes, .* says 10"),
+        ({"input_size": (3, 28, 28)}, r"its network takes images of \(3, 28, 28\), .* says \(1, 28, 28\)"),
+        ({"parameters": 1}, "mnist/other states parameters 1, .* states 3000000, of the same weights"),
+        ({"lipschitz": 0.5}, r"mnist/other states lipschitz 0\.5, .* states 1\.0, of the same weights"),
+    ):
+        record = run.record.model_copy(update={"model": run.record.model.model_copy(update=change)})
+        with pytest.raises(RecordError, match=message):
+            require_comparable([known, Run(record, run.images, run.attacks, run.run_info)])
+
+
+def test_the_same_run_under_another_name_is_refused(tmp_path, root):
+    run_dir = write(tmp_path / "copy", sample_run(record_id="copy"))
+    message = r"mnist/copy is the same run as sandwich_cnn\.mnist, under another name"
+    with pytest.raises(RecordError, match=message):
+        add(run_dir, root)
+    entry_files(root, "mnist", "copy").write(read_bytes(run_dir))  # by hand
+    with pytest.raises(RecordError, match=r"mnist/sandwich_cnn\.mnist is the same run as copy"):
+        check(root)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -208,7 +233,7 @@ def test_a_symbolic_link_in_place_of_a_record_is_refused(tmp_path, root):
     [
         (lambda folder: (folder / "README.md").write_text("edited"), r"mnist/README\.md is out of date"),
         (lambda folder: (folder / "leaderboard.csv").unlink(), r"mnist/leaderboard\.csv is out of date"),
-        (lambda folder: (folder / "notes.txt").write_text(""), r"mnist/notes\.txt belongs to no entry"),
+        (lambda folder: (folder / "notes.txt").write_text(""), r"'mnist/notes\.txt' belongs to no entry"),
         (
             lambda folder: (folder / "sandwich_cnn.mnist.images.parquet").unlink(),
             r"sandwich_cnn\.mnist\.images\.parquet is missing",
@@ -222,7 +247,7 @@ def test_a_symbolic_link_in_place_of_a_record_is_refused(tmp_path, root):
     ],
 )
 def test_check_finds_every_kind_of_disorder(root, damage, message):
-    assert check(root) == 1
+    assert check(root).entries == 1
     damage(root / "mnist")
     with pytest.raises(RecordError, match=message):
         check(root)
@@ -250,7 +275,99 @@ def test_a_missing_folder_is_named(tmp_path):
         build(tmp_path / "nowhere")
 
 
-def test_unfinished_files_of_a_killed_process_do_not_disturb(root):
-    (root / "mnist" / ".0123456789abcdef.tmp").write_bytes(b"half")
-    assert check(root) == 1
-    assert read_run(root.parent / "runs" / "sandwich_cnn.mnist").record.id == "sandwich_cnn.mnist"
+def test_unfinished_files_of_a_killed_process_do_not_disturb(tmp_path, root):
+    leftover = root / "mnist" / ".0123456789abcdef.tmp"
+    leftover.write_bytes(b"half")
+    assert check(root).entries == 1
+    add_run(tmp_path, root, sample_run(seed=3, record_id="second"))
+    assert not leftover.exists()
+    leftover.write_bytes(b"half")
+    build(root)
+    assert not leftover.exists()
+
+
+def add_until_killed(run_dir: Path, root: Path, at: int) -> None:
+    """Adds a run and dies by SIGKILL at the ``at``-th change to the file system."""
+    left = at
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    events(step, root)
+    add(run_dir, root)
+
+
+def test_killed_at_any_moment_add_disturbs_no_other_entry_and_is_repeated(tmp_path, root):
+    run_dir = write(tmp_path / "run", sample_run(seed=3, record_id="second"))
+    third = write(tmp_path / "third", sample_run(seed=4, record_id="third"))
+    expected = contents_of(RunFiles.of_run(run_dir).read())
+    processes = get_context("fork")
+    unfinished = 0
+    for at in itertools.count(1):
+        folder = tmp_path / f"killed-{at}"
+        shutil.copytree(root, folder)
+        process = processes.Process(target=add_until_killed, args=(run_dir, folder, at))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        assert find_entry(folder, "mnist/sandwich_cnn.mnist").run.record.id == "sandwich_cnn.mnist"
+        add(third, folder)
+        names = {path.name for path in (folder / "mnist").iterdir()}
+        parts = {f"second{suffix}" for suffix in (".json", ".run.json", ".images.parquet", ".attacks.parquet")} & names
+        if 0 < len(parts) < 4:
+            unfinished += 1
+            for command in (build, check):
+                with pytest.raises(RecordError, match=r"mnist/second: .* is missing, as after an interrupted add"):
+                    command(folder)
+        add(run_dir, folder)
+        assert contents_of(entry_files(folder, "mnist", "second").read()) == expected
+        build(folder)
+        assert check(folder).entries == 3
+        assert not [path for path in (folder / "mnist").iterdir() if path.name.startswith(".")]
+    assert at > 15
+    assert unfinished > 3
+
+
+def contents_of(files: RunBytes) -> tuple[bytes, ...]:
+    return files.record, files.images, files.attacks, files.run_info
+
+
+def add_at_the_barrier(run_dir: Path, root: Path, barrier: Barrier) -> None:
+    barrier.wait()
+    try:
+        add(run_dir, root)
+    except RecordError:
+        os._exit(7)
+
+
+def test_of_two_runs_of_one_name_at_once_one_is_told(tmp_path):
+    """Neither is lost without a word: one is added, the other refused."""
+    run_dirs = [write(tmp_path / f"run-{seed}", sample_run(seed=seed)) for seed in (1, 2)]
+    processes = get_context("fork")
+    for attempt in range(10):
+        root, barrier = tmp_path / f"board-{attempt}", processes.Barrier(2)
+        both = [processes.Process(target=add_at_the_barrier, args=(path, root, barrier)) for path in run_dirs]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join()
+        assert sorted(process.exitcode for process in both) == [0, 7]
+        added = load_entry(root, "mnist", "sandwich_cnn.mnist").run.record
+        assert added.seed == 1 + [process.exitcode for process in both].index(0)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_file_in_the_place_of_a_table_is_not_touched(tmp_path, root, kind):
+    """A named pipe without a writer would be waited for without end."""
+    table, outside = root / "mnist" / "README.md", tmp_path / "outside"
+    table.unlink()
+    outside.write_text("kept")
+    {"pipe": lambda: os.mkfifo(table), "link": lambda: table.symlink_to(outside), "folder": table.mkdir}[kind]()
+    with pytest.raises(RunDirectoryError, match=r"README\.md.*; it is in the way of a file"):
+        build(root)
+    assert outside.read_text() == "kept"

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 from records.sample_runs import Sample, sample_run
@@ -29,7 +30,8 @@ def entry(record_id: str, radii: list[float], correct: int | None = None, size: 
     dataset = run.record.dataset
     if size:
         dataset = dataset.model_copy(update={"size": size, "evaluated": Selection.first(len(radii), size)})
-    changes |= {"id": record_id, "results": results, "dataset": dataset}
+    model = run.record.model.model_copy(update={"weights_sha256": sha256(record_id.encode()).hexdigest()})
+    changes |= {"id": record_id, "results": results, "dataset": dataset, "model": model}
     record = run.record.model_copy(update=changes)
     return Entry(Run(record, images, AttackTable.empty(), run.run_info), f"{record_id}.json")
 
@@ -102,6 +104,6 @@ def test_primary_threat_models():
 def test_the_hashes_of_an_entry_play_no_part():
     one = entry("one", [2.0])
     other = replace(one, run=replace(one.run, record=one.run.record.model_copy(update={"id": "two"})))
-    hashes = TableHashes(images_sha256="1" * 64, attacks_sha256="2" * 64)
+    hashes = TableHashes(images_sha256="1" * 64, attacks_sha256="2" * 64, examples_sha256="3" * 64)
     other = replace(other, run=replace(other.run, record=other.run.record.model_copy(update={"tables": hashes})))
     assert order(other, one) == [(1, "one"), (1, "two")]

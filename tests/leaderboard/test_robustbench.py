@@ -27,6 +27,7 @@ def test_the_fields_and_figures() -> None:
     assert float(info["clean_acc"]) == pytest.approx(100 * attack.clean.fraction, abs=0.0051)
     assert info["reported"] == "", "which is for the figure of a paper"
     assert (info["eps"], info["dataset"], info["additional_data"]) == ("1.0", "mnist", None)
+    assert "RobustBench has no L2 table of mnist." in info["footnote"]
     assert "first" not in info["footnote"]
     assert f"{attack.proved.count} images are certified" in info["footnote"]
 

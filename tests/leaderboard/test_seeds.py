@@ -56,7 +56,6 @@ def test_a_group_has_the_mean_and_the_ends_of_its_figures_rounded_down(tmp_path)
         pytest.param({"model": {"family": "sandwich_mlp"}}, id="family"),
         pytest.param({"model": {"parameters": 1}}, id="size"),
         pytest.param({"model": {"lipschitz": 2.0}}, id="bound"),
-        pytest.param({"model": {"input_size": (1, 32, 32)}}, id="image size"),
         pytest.param({"training": {"tuned_on": "nothing"}}, id="tuned on"),
         pytest.param({"training": {"settings": {"epochs": 6}}}, id="settings"),
         pytest.param({"training": {"settings": {}}}, id="no settings"),

@@ -155,7 +155,7 @@ def test_a_models_page_shows_what_is_known_of_it(site):
         assert f"{figure.percent}%{low} to {high}{figure.count:,} of {figure.total:,}" in page.words
     for fact in (
         "timm-lipschitz evaluate sandwich_cnn.mnist",
-        "real, logits rounded to float64",
+        "real",
         "0" * 64,
         "b" * 64,
         run.record.tables.images_sha256,
@@ -286,7 +286,7 @@ def test_an_asserted_bound_is_shown_as_one():
     certification = run.record.certification.model_copy(update={"asserted": ("head (Head: 2.0)",)})
     record = run.record.model_copy(update={"certification": certification})
     page = Page(render_run_page(Run(record, run.images, run.attacks, run.run_info)))
-    assert "float64, asserted" in page.words
+    assert "real, asserted" in page.words
     assert "Asserted, not provedhead (Head: 2.0)" in page.words
 
 

@@ -116,7 +116,7 @@ def sample_run(
         dataset=DatasetInfo(
             name="mnist", split="test", size=size, content_sha256="b" * 64, evaluated=Selection.first(count, size)
         ),
-        certification=CertificationInfo(arithmetic="real, logits rounded to float64", images=count),
+        certification=CertificationInfo(arithmetic="real", images=count),
         threat_models=[ThreatModel.parse(name) for name in threat_models],
         images=images,
         attack_table=table,

@@ -326,6 +326,6 @@ def test_make_record_names_the_broken_field():
 
 
 def test_hostile_text_is_stored_as_text(tmp_path):
-    name = "<script>alert('x')</script> =cmd|' /C calc'!A0 \u202e"
+    name = "<script>alert('x')</script> =cmd|' /C calc'!A0"
     write(tmp_path, sample_run(model=sample_model(name=name)))
     assert read_run(tmp_path).record.model.name == name

@@ -91,13 +91,12 @@ def check(leaderboards: DirOption = Path("leaderboards")) -> None:
     Examples:
       timm-lipschitz leaderboard check
     """
-    from ..leaderboard import asserted_entries
     from ..leaderboard import check as check_entries
 
-    count = check_entries(leaderboards)
-    for entry, modules in asserted_entries(leaderboards).items():
+    checked = check_entries(leaderboards)
+    for entry, modules in checked.asserted.items():
         typer.echo(f"{entry}: asserted, not proved: {'; '.join(modules)}")
-    typer.echo(f"{count} {'entry' if count == 1 else 'entries'} in {leaderboards}, all in order")
+    typer.echo(f"{checked.entries} {'entry' if checked.entries == 1 else 'entries'} in {leaderboards}, all in order")
 
 
 @leaderboard.command()

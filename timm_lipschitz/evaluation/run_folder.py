@@ -31,6 +31,7 @@ from ..records import (
     from_json,
     read_chunk,
     read_regular_file,
+    remove_temporary,
     to_json,
     write_atomic,
     write_chunk,
@@ -156,9 +157,7 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Removes temporary files of interrupted writes; only for the process that finishes the run."""
         for folder in (self.path, self.path / "chunks"):
-            for leftover in folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    leftover.unlink()
+            remove_temporary(folder)
 
     # ---- log -----------------------------------------------------------------------------------------------------
 

@@ -4,15 +4,15 @@ Running an entry again (`verification`) needs torch and is imported from there.
 """
 
 from timm_lipschitz.leaderboard.entries import add, find_entry
-from timm_lipschitz.leaderboard.generate import asserted_entries, build, check
+from timm_lipschitz.leaderboard.generate import Checked, build, check
 from timm_lipschitz.leaderboard.ranking import primary_threat_model
 from timm_lipschitz.leaderboard.reported import ReportedRow, load_reported
 from timm_lipschitz.leaderboard.site import build_site, render_run_page
 
 __all__ = [
+    "Checked",
     "ReportedRow",
     "add",
-    "asserted_entries",
     "build",
     "build_site",
     "check",

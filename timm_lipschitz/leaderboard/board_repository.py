@@ -26,7 +26,7 @@ def board_upload(leaderboards_dir: Path | str, repo_id: str, kind: Literal["data
         RecordError: an entry, a table or a published figure is not in order (`check`).
     """
     root = Path(leaderboards_dir)
-    count = check(root)
+    count = check(root).entries
     files = _entries(root) if kind == "dataset" else _site(root)
     return Upload(repo_id, kind, files, f"{count} {'entry' if count == 1 else 'entries'}", mirror=True)
 

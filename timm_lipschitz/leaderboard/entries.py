@@ -1,12 +1,14 @@
 """Entries of a leaderboard on disk: ``<dataset>/<id>.json`` with its tables, run note and examples beside it."""
 
-from collections.abc import Iterable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from timm_lipschitz.errors import RecordError
+from timm_lipschitz.leaderboard._lock import locked
+from timm_lipschitz.leaderboard.comparable import require_comparable
 from timm_lipschitz.leaderboard.reported import REPORTED
-from timm_lipschitz.records import Record, Run, RunFiles, parse_run, safe_record_id
+from timm_lipschitz.records import Record, Run, RunFiles, parse_run, remove_temporary, safe_record_id
 
 GENERATED = ("README.md", "leaderboard.csv")
 _EXAMPLES = ".examples.safetensors"
@@ -77,9 +79,9 @@ def find_entry(leaderboards_dir: Path | str, name: str) -> Entry:
     """
     root = Path(leaderboards_dir)
     dataset, _, record_id = name.partition("/")
-    if dataset in dataset_names(root) and record_id in record_ids(root, dataset):
+    if dataset in dataset_names(root) and record_id in _finished(root, dataset):
         return load_entry(root, dataset, record_id)
-    known = [f"{dataset}/{record_id}" for dataset in dataset_names(root) for record_id in record_ids(root, dataset)]
+    known = [f"{dataset}/{record_id}" for dataset in dataset_names(root) for record_id in _finished(root, dataset)]
     raise RecordError(f"{root} has no entry {name!r}; there are {', '.join(known) or 'none'}")
 
 
@@ -89,88 +91,64 @@ def record_ids(leaderboards_dir: Path, dataset: str) -> list[str]:
     Raises:
         RecordError: a file that belongs to no entry, or an unsafe name.
     """
+    stems = _stems(leaderboards_dir, dataset)
+    for stem, suffixes in stems.items():
+        if missing := sorted(set(_SUFFIXES) - suffixes):
+            raise RecordError(
+                f"{dataset}/{stem}: {stem}{missing[0]} is missing, as after an interrupted add: add the run again, or "
+                f"remove {dataset}/{stem}.*"
+            )
+    return sorted(stems)
+
+
+def _stems(leaderboards_dir: Path, dataset: str) -> dict[str, set[str]]:
+    """What lies in the folder of a data set: the suffixes that there are of each id."""
     folder = _folder(leaderboards_dir, dataset)
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     stems: dict[str, set[str]] = {}
-    for name in names:
+    for name in sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
         if name in GENERATED:
             continue
         suffix = next((suffix for suffix in (*_SUFFIXES, _EXAMPLES) if name.endswith(suffix)), None)
         if suffix is None:
-            raise RecordError(f"{dataset}/{name} belongs to no entry: remove it")
+            raise RecordError(f"{f'{dataset}/{name}'!r} belongs to no entry: remove it")
         stems.setdefault(safe_record_id(name.removesuffix(suffix)), set()).add(suffix)
-    for stem, suffixes in stems.items():
-        if missing := sorted(set(_SUFFIXES) - suffixes):
-            raise RecordError(
-                f"{dataset}/{stem}: {stem}{missing[0]} is missing; an entry is added with all its "
-                f"files: remove {dataset}/{stem}.* and add the run again"
-            )
-    return sorted(stems)
+    return stems
+
+
+def _finished(leaderboards_dir: Path, dataset: str) -> list[str]:
+    """Ids that have a record, which `add` writes last, sorted."""
+    return sorted(stem for stem, suffixes in _stems(leaderboards_dir, dataset).items() if ".json" in suffixes)
 
 
 def add(run_dir: Path | str, leaderboards_dir: Path | str) -> Path:
     """Check a run and copy it into a leaderboard; the same run again is kept once. Returns the path of its record.
 
+    What an interrupted call left is replaced by the next one for the same run. Calls wait for each other.
+
     Raises:
-        RecordError: a damaged or partial run, one of other images than the leaderboard's, or an entry of that name with
-            other figures or settings.
+        RecordError: a damaged or partial run, one of other images than the leaderboard's, an entry of that name with
+            other figures or settings, or the same run under another name.
         RunDirectoryError: the files could not be written.
     """
     contents = RunFiles.of_run(run_dir).read()
     run = parse_run(contents)
     require_publishable(run)
-    root = Path(leaderboards_dir)
-    record = run.record
-    files = entry_files(root, record.dataset.name, record.id)
-    if files.record.is_symlink() or files.record.exists():
-        existing = load_entry(root, record.dataset.name, record.id).run.record
-        if existing != record:
-            raise RecordError(
-                f"{files.record} holds another run ({_differences(existing, record)}): give this one another id, or "
-                "remove the old entry"
-            )
-        return files.record
-    if files.record.parent.is_dir():
-        others = [load_entry(root, record.dataset.name, other) for other in record_ids(root, record.dataset.name)]
-        require_one_data_set([*others, Entry(run, files.record.name)])
-    files.write(contents)
+    root, dataset = Path(leaderboards_dir), run.record.dataset.name
+    files = entry_files(root, dataset, run.record.id)
+    with locked(root):
+        if os.path.lexists(files.record):
+            existing = load_entry(root, dataset, run.record.id).run.record
+            if existing != run.record:
+                raise RecordError(
+                    f"{files.record} holds another run ({_differences(existing, run.record)}): give this one another "
+                    "id, or remove the old entry"
+                )
+            return files.record
+        if files.record.parent.is_dir():
+            remove_temporary(files.record.parent)
+            require_comparable([*(load_entry(root, dataset, other).run for other in _finished(root, dataset)), run])
+        files.write(contents)
     return files.record
-
-
-def require_one_data_set(entries: Iterable[Entry]) -> None:
-    """Raises `RecordError` unless all entries were measured on the same images, which alone can be compared."""
-    first: Record | None = None
-    labels: dict[int, int] = {}
-    for entry in entries:
-        record = entry.run.record
-        first = first or record
-        if record.dataset.content_sha256 != first.dataset.content_sha256:
-            raise RecordError(
-                f"{record.dataset.name}/{record.id} was measured on other images (SHA-256 "
-                f"{record.dataset.content_sha256}) than {first.id} ({first.dataset.content_sha256}): entries of one "
-                "leaderboard need the same; evaluate on the published files, or give the data set another name"
-            )
-        if record.dataset.size != first.dataset.size:
-            raise RecordError(
-                f"{record.dataset.name}/{record.id} says that the split has {record.dataset.size} images, {first.id} "
-                f"says {first.dataset.size}, with the same SHA-256: one of the records is wrong"
-            )
-        if record.model.num_classes != first.model.num_classes:
-            raise RecordError(
-                f"{record.dataset.name}/{record.id} is of a network with {record.model.num_classes} classes, "
-                f"{first.id} of one with {first.model.num_classes}, on the same images: one of the records is wrong"
-            )
-        _require_same_labels(entry.run, labels)
-
-
-def _require_same_labels(run: Run, known: dict[int, int]) -> None:
-    """Compares the labels of a run with those that are ``known`` by the index of the image, and adds its own."""
-    for index, label in zip(run.images.index.tolist(), run.images.label.tolist(), strict=True):
-        if known.setdefault(index, label) != label:
-            raise RecordError(
-                f"{run.record.dataset.name}/{run.record.id}: image {index} has the label {label}, and {known[index]} "
-                "in another entry: one of the tables is wrong"
-            )
 
 
 def _folder(leaderboards_dir: Path, dataset: str) -> Path:

@@ -1,14 +1,17 @@
 """Building the generated tables, and checking that they and all entries are in order."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.leaderboard.entries import GENERATED, dataset_names, load_entry, record_ids
+from timm_lipschitz.leaderboard._lock import locked
+from timm_lipschitz.leaderboard.entries import GENERATED, Entry, dataset_names, load_entry, record_ids
 from timm_lipschitz.leaderboard.markdown import reported_markdown, to_markdown
 from timm_lipschitz.leaderboard.ranking import rank
 from timm_lipschitz.leaderboard.reported import REPORTED, ReportedRow, load_reported
 from timm_lipschitz.leaderboard.spreadsheet import to_csv
-from timm_lipschitz.records import read_regular_file, write_all_atomic
+from timm_lipschitz.records import read_regular_file, remove_temporary, write_all_atomic
 
 _MAX_GENERATED_BYTES = 64 << 20
 
@@ -24,16 +27,35 @@ def build(leaderboards_dir: Path | str) -> list[Path]:
         RunDirectoryError: a table could not be written.
     """
     root = Path(leaderboards_dir)
-    reported = load_reported(root / REPORTED)
-    tables = _reported_tables(root, reported)
-    for dataset in dataset_names(root):
-        tables |= _tables(root, dataset, reported)
-    write_all_atomic(tables)
+    names = dataset_names(root)
+    with locked(root):
+        reported = load_reported(root / REPORTED)
+        tables = _reported_tables(root, reported)
+        for dataset in names:
+            entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
+            tables |= _tables(root, dataset, entries, reported)
+        for folder in {path.parent for path in tables}:
+            remove_temporary(folder)
+        write_all_atomic(tables)
     return sorted(tables)
 
 
-def check(leaderboards_dir: Path | str) -> int:
-    """Check every entry (schema, hashes, figures, order), published figures, and all tables; count the entries.
+@dataclass(frozen=True)
+class Checked:
+    """What a check found in order.
+
+    Attributes:
+        entries: their number.
+        asserted: the entries whose certificates rest on bounds that somebody asserts, ``dataset/id``, and those
+            modules.
+    """
+
+    entries: int
+    asserted: dict[str, tuple[str, ...]]
+
+
+def check(leaderboards_dir: Path | str) -> Checked:
+    """Check every entry (schema, hashes, figures, order), published figures, and all tables.
 
     Raises:
         RecordError: lists every problem that was found.
@@ -41,6 +63,7 @@ def check(leaderboards_dir: Path | str) -> int:
     root = Path(leaderboards_dir)
     problems: list[str] = []
     entries = 0
+    asserted: dict[str, tuple[str, ...]] = {}
     reported: list[ReportedRow] = []
     try:
         reported = load_reported(root / REPORTED)
@@ -49,38 +72,33 @@ def check(leaderboards_dir: Path | str) -> int:
         problems.append(str(error))
     for dataset in dataset_names(root):
         try:
-            ids = record_ids(root, dataset)
+            loaded, broken = _load_all(root, dataset)
+            problems += broken or _stale(root, _tables(root, dataset, loaded, reported))
         except RecordError as error:
             problems.append(str(error))
             continue
-        entries += len(ids)
-        broken = [problem for record_id in ids if (problem := _problem_of_entry(root, dataset, record_id))]
-        try:
-            problems += broken or _stale(root, _tables(root, dataset, reported))
-        except RecordError as error:
-            problems.append(str(error))
+        entries += len(loaded)
+        for entry in loaded:
+            certification = entry.run.record.certification
+            if certification is not None and certification.asserted:
+                asserted[f"{dataset}/{entry.run.record.id}"] = certification.asserted
     if problems:
         raise RecordError("\n".join([f"{len(problems)} problem(s) in {root}:", *problems]))
-    return entries
+    return Checked(entries, asserted)
 
 
-def asserted_entries(leaderboards_dir: Path | str) -> dict[str, tuple[str, ...]]:
-    """The entries whose certificates rest on bounds that somebody asserts: ``dataset/id`` -> those modules.
-
-    Raises `RecordError` as `check`.
-    """
-    root = Path(leaderboards_dir)
-    found: dict[str, tuple[str, ...]] = {}
-    for dataset in dataset_names(root):
-        for record_id in record_ids(root, dataset):
-            certification = load_entry(root, dataset, record_id).run.record.certification
-            if certification is not None and certification.asserted:
-                found[f"{dataset}/{record_id}"] = certification.asserted
-    return found
+def _load_all(root: Path, dataset: str) -> tuple[list[Entry], list[str]]:
+    """The entries of a data set that can be read, and what is wrong with the others."""
+    loaded, problems = [], []
+    for record_id in record_ids(root, dataset):
+        try:
+            loaded.append(load_entry(root, dataset, record_id))
+        except RecordError as error:
+            problems.append(str(error))
+    return loaded, problems
 
 
-def _tables(root: Path, dataset: str, reported: list[ReportedRow]) -> dict[Path, bytes]:
-    entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
+def _tables(root: Path, dataset: str, entries: Sequence[Entry], reported: Sequence[ReportedRow]) -> dict[Path, bytes]:
     board = rank(dataset, entries)
     contents = (to_markdown(board, [row for row in reported if row.dataset == dataset]), to_csv(board))
     return {root / dataset / name: text.encode() for name, text in zip(GENERATED, contents, strict=True)}
@@ -88,14 +106,6 @@ def _tables(root: Path, dataset: str, reported: list[ReportedRow]) -> dict[Path,
 
 def _reported_tables(root: Path, reported: list[ReportedRow]) -> dict[Path, bytes]:
     return {root / REPORTED / "README.md": reported_markdown(reported).encode()} if reported else {}
-
-
-def _problem_of_entry(root: Path, dataset: str, record_id: str) -> str | None:
-    try:
-        load_entry(root, dataset, record_id)
-    except RecordError as error:
-        return str(error)
-    return None
 
 
 def _stale(root: Path, tables: dict[Path, bytes]) -> list[str]:

@@ -71,7 +71,7 @@ def _arguments(model: Any) -> dict[str, Any]:
 
 
 def _card(loaded: LoadedModel, repo_id: str, digest: str, run: Run | None) -> str:
-    license_name = (getattr(loaded.model, "pretrained_cfg", None) or {}).get("license") or "apache-2.0"
+    license_name = (getattr(loaded.model, "pretrained_cfg", None) or {}).get("license")
     data = ModelCardData(
         license=license_name,
         library_name="timm",

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from timm_lipschitz.leaderboard.entries import Entry, require_one_data_set
+from timm_lipschitz.leaderboard.comparable import require_comparable
+from timm_lipschitz.leaderboard.entries import Entry
 from timm_lipschitz.records import Figure, ThreatModelFigures, certified_mask
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -51,9 +52,9 @@ def rank(dataset: str, entries: Sequence[Entry]) -> Board:
     Certified accuracy at every column comes from the radii, so it is there for each entry with a certificate, whatever
     threat models its run named. An entry that covers a part of the split only is listed last, without a rank.
 
-    Raises `RecordError` where the entries were measured on different images.
+    Raises `RecordError` where the entries cannot be compared (`require_comparable`).
     """
-    require_one_data_set(entries)
+    require_comparable(entry.run for entry in entries)
     primary = primary_threat_model(dataset)
     recorded = {ThreatModel.parse(f.threat_model) for e in entries for f in e.run.record.results.threat_models}
     columns = tuple(sorted(recorded | {primary}))

@@ -20,6 +20,7 @@ __all__ = ["FOLDERS", "model_info"]
 FOLDERS = {"linf": "Linf", "l2": "L2"}
 """RobustBench's names of norms."""
 
+_TABLES = {"linf": ("cifar10", "cifar100", "imagenet"), "l2": ("cifar10",)}  # that RobustBench has, by norm
 _ATTACK = "autoattack"
 
 
@@ -41,7 +42,7 @@ def model_info(record: Record, threat_model: str | None = None) -> dict[str, Any
         "link": "",
         "name": entry_name(record),
         "authors": "",
-        "additional_data": None,
+        "additional_data": _additional_data(record),
         "number_forward_passes": 1,
         "dataset": record.dataset.name,
         "venue": "",
@@ -70,9 +71,16 @@ def _chosen(record: Record, threat_model: str | None) -> tuple[ThreatModel, Atta
     return ThreatModel.parse(name), found[name]
 
 
+def _additional_data(record: Record) -> bool | None:
+    """False for a network trained by this package, which takes one data set; None where the record does not say."""
+    return None if record.training is None or record.training.data_sha256 is None else False
+
+
 def _shortfalls(record: Record, at: ThreatModel, attack: AttackFigures) -> list[str]:
     """What keeps the figures from being RobustBench's own."""
     notes = []
+    if record.dataset.name not in _TABLES[at.norm]:
+        notes.append(f"RobustBench has no {FOLDERS[at.norm]} table of {record.dataset.name}.")
     if attack.robust.total < record.dataset.size:
         notes.append(
             f"AutoAttack on the first {attack.robust.total} of {record.dataset.size} images, of which "

@@ -5,7 +5,13 @@
 when the record is read.
 """
 
-from timm_lipschitz.records._files import check_writable, read_regular_file, write_all_atomic, write_atomic
+from timm_lipschitz.records._files import (
+    check_writable,
+    read_regular_file,
+    remove_temporary,
+    write_all_atomic,
+    write_atomic,
+)
 from timm_lipschitz.records._json import from_json, to_json
 from timm_lipschitz.records.certified import certified_mask, is_certified, l2_threshold
 from timm_lipschitz.records.chunks import AttackedChunk, CertifiedChunk, RoundingFlip, read_chunk, write_chunk
@@ -80,6 +86,7 @@ __all__ = [
     "read_chunk",
     "read_regular_file",
     "read_run",
+    "remove_temporary",
     "safe_record_id",
     "software_versions",
     "summarize",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from timm_lipschitz.errors import RecordError, RunDirectoryError
 
+_MAX_BACKUP_BYTES = 1 << 30
+
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
     """Bytes of a regular file that is no symbolic link and not larger than ``max_bytes``.
@@ -79,7 +81,7 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
             current.parent.mkdir(parents=True, exist_ok=True)
             temporaries[current] = _stage(current, data)
         for current in files:
-            backups[current] = _stage(current, current.read_bytes()) if current.exists() else None
+            backups[current] = _stage(current, _old_bytes(current)) if os.path.lexists(current) else None
         for current in files:
             os.replace(temporaries[current], current)
             del temporaries[current]
@@ -99,6 +101,20 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
             if leftover is not None:
                 with suppress(OSError):
                     leftover.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove temporary files of interrupted writes; only for a process that alone writes to the folder."""
+    for leftover in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def _old_bytes(path: Path) -> bytes:
+    try:
+        return read_regular_file(path, _MAX_BACKUP_BYTES)
+    except RecordError as error:
+        raise RunDirectoryError(f"{error}; it is in the way of a file that is to be written: move it") from error
 
 
 def _stage(path: Path, data: bytes) -> Path:

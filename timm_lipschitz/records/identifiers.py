@@ -6,6 +6,7 @@ from timm_lipschitz.errors import RecordError
 
 MAX_LENGTH = 100
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9_-]+)*", re.ASCII)
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # on Windows, with any suffix
 _RESERVED_SUFFIXES = (".run", ".images", ".attacks")  # <id>.run.json lies beside <id>.json
 
 
@@ -13,7 +14,7 @@ def safe_record_id(text: str) -> str:
     """Return ``text`` if it may name a record or a data set, and so a file: ``sandwich_cnn.mnist``.
 
     Lower-case ASCII letters, digits, ``_``, ``-`` and single dots between them, at most 100 characters. That leaves no
-    room for path separators, ``..``, NUL, hidden files, or names that differ in case alone.
+    room for path separators, ``..``, NUL, hidden files, names that differ in case alone, or Windows's devices.
 
     Raises:
         RecordError: anything else.
@@ -29,6 +30,8 @@ def safe_record_id(text: str) -> str:
         )
     if text.endswith(_RESERVED_SUFFIXES):
         raise RecordError(f"record id {text!r} ends in a reserved suffix ({', '.join(_RESERVED_SUFFIXES)}); rename it")
+    if _DEVICES.fullmatch(text):
+        raise RecordError(f"record id {text!r} is the name of a device on Windows; rename it")
     return text
 
 
@@ -42,4 +45,6 @@ def make_record_id(text: str) -> str:
     words = re.sub(r"\.[.]+", ".", words)[:MAX_LENGTH].strip("-_.")
     if words.endswith(_RESERVED_SUFFIXES):
         words = words.replace(".", "-")
+    if _DEVICES.fullmatch(words):
+        words = f"model-{words}"[:MAX_LENGTH]
     return safe_record_id(words)

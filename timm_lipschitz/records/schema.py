@@ -5,6 +5,7 @@ Building one with wrong values raises ``pydantic.ValidationError``; reading one 
 """
 
 import math
+import unicodedata
 from fractions import Fraction
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -16,6 +17,7 @@ from timm_lipschitz.records.statistics import percent_down, percent_up, wilson_i
 from timm_lipschitz.threat_model import ThreatModel
 
 SCHEMA_VERSION = 1
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats such as U+202E, surrogates, line and paragraph ends
 _Value = TypeVar("_Value")
 
 
@@ -36,9 +38,11 @@ def _canonical_threat_model(text: str) -> str:
     return text
 
 
-def _no_control_characters(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("control characters are not allowed")
+def _visible(text: str) -> str:
+    """Refuses what moves a terminal's cursor, breaks a line, or reorders what is shown around it."""
+    for character in text:
+        if unicodedata.category(character) in _INVISIBLE:
+            raise ValueError(f"control characters such as U+{ord(character):04X} are not allowed")
     return text
 
 
@@ -54,8 +58,8 @@ def _sorted_keys(mapping: dict[str, _Value]) -> dict[str, _Value]:
 
 SchemaVersion = Annotated[Literal[1], BeforeValidator(_plain_integer)]
 SafeId = Annotated[str, AfterValidator(_safe_id)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_no_control_characters)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_no_control_characters)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_visible)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_visible)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ThreatModelText = Annotated[str, AfterValidator(_canonical_threat_model)]
 Count = Annotated[int, Field(ge=0)]
@@ -66,9 +70,9 @@ Bound = Annotated[float, Field(ge=0)]
 Scalar = bool | int | float | Text | None
 SettingsMap = Annotated[dict[Name, Scalar | tuple[Scalar, ...]], AfterValidator(_sorted_keys)]
 VersionMap = Annotated[dict[Name, Text], AfterValidator(_sorted_keys)]
-Arithmetic = Literal["real", "float64", "float32", "real, logits rounded to float64"]
+Arithmetic = Literal["real", "float64", "float32"]
 """What a certificate speaks about: the network in real arithmetic, as executed in float64, or as executed in float32,
-each with rounding counted; or the network in real arithmetic, from float64 logits whose rounding was not counted."""
+each with rounding counted."""
 
 
 class StrictModel(BaseModel):
@@ -204,7 +208,8 @@ class NumericFlags(StrictModel):
 class TrainingInfo(StrictModel):
     """Where the weights come from, as the checkpoint states it. ``tuned_on`` is the split that chose the recipe.
 
-    ``settings`` are the recipe's: epochs, batch size, schedule. A record from before there was that field has none.
+    ``settings`` are the recipe's: epochs, batch size, schedule; none where the checkpoint states no recipe of this
+    package.
     """
 
     recipe: Name
@@ -221,14 +226,11 @@ class TrainingInfo(StrictModel):
 
 
 class TableHashes(StrictModel):
-    """SHA-256 of the two Parquet files, and of the examples (of nothing where the run has none).
-
-    ``examples_sha256`` is None in a record from before there was that field: nothing vouches for its examples.
-    """
+    """SHA-256 of the two Parquet files, and of the examples (of nothing where the run has none)."""
 
     images_sha256: Sha256
     attacks_sha256: Sha256
-    examples_sha256: Sha256 | None = None
+    examples_sha256: Sha256
 
 
 class AttackFigures(StrictModel):

@@ -257,9 +257,9 @@ def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:
         raise RecordError(f"record.json: results.{field} is {stored}, the tables give {expected}")
 
 
-def _check_examples_hash(stated: str | None, data: bytes | None) -> None:
+def _check_examples_hash(stated: str, data: bytes | None) -> None:
     found = _sha256(data or b"")
-    if stated in (None, found):
+    if stated == found:
         return
     if data is None:
         raise RecordError(f"examples.safetensors is missing; the record states its SHA-256, {stated}")
