@@ -5,20 +5,22 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
+from .checks import check_sizes
 from .explicit import Affine, Step, as_float64, optional_float64
 from .fusing import Fusible
+from .magnitude import largest_magnitude, without_negligible
 from .operators import Dense
 from .precision import promote
-from .sandwich_linear import check_sizes
 
 __all__ = ["AOLLinear", "almost_orthogonal"]
 
 
 def _almost_orthogonal(weight: Tensor) -> Tensor:
     weight = promote(weight)
+    weight = weight / largest_magnitude(weight)  # which the result does not depend on
     wide = weight.shape[0] < weight.shape[1]
     products = weight @ weight.mT if wide else weight.mT @ weight
-    sums = products.abs().sum(dim=-1)
+    sums = without_negligible(products.abs().sum(dim=-1))
     scales = torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
     return weight * (scales[:, None] if wide else scales)
 
@@ -29,7 +31,8 @@ def almost_orthogonal(weight: Tensor) -> Tensor:
 
     ``D^-2 - P^T P`` is diagonally dominant, hence positive semidefinite, and so is ``I - D P^T P D``. Where there are
     fewer rows than columns it is the transposed matrix that is scaled: its columns can be orthogonal, those of P
-    cannot, and the products are smaller. Columns (rows) of zeros stay zero. In float32 or better.
+    cannot, and the products are smaller. Columns (rows) of zeros stay zero, and those 1e-15 as large as the largest
+    weight, for which D is 1, stay as small. In float32 or better.
     """
     if torch.jit.is_scripting():
         return _almost_orthogonal(weight)

@@ -5,25 +5,26 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
-from ..errors import InvalidInputError
+from .checks import check_sizes, require_channels
 
 # by name: torch.fx takes a function for a leaf only where it finds it among a module's globals
 from .convolve import convolve
 from .explicit import Affine, Step, as_float64, optional_float64
 from .fusing import Fusible
+from .magnitude import largest_magnitude, without_negligible
 from .operators import Convolution
 from .precision import promote
-from .sandwich_linear import check_sizes
 
 __all__ = ["AOLConv2d", "almost_orthogonal_kernel"]
 
 
 def _almost_orthogonal_kernel(kernel: Tensor) -> Tensor:
     kernel = promote(kernel)
+    kernel = kernel / largest_magnitude(kernel)  # which the result does not depend on
     wide = kernel.shape[0] < kernel.shape[1]
     short = kernel if wide else kernel.transpose(0, 1)
     # taps of P^T P, (p, p, 2k - 1, 2k - 1), or of P P^T
-    sums = F.conv2d(short, short, padding=kernel.shape[2] - 1).abs().sum(dim=[1, 2, 3])
+    sums = without_negligible(F.conv2d(short, short, padding=kernel.shape[2] - 1).abs().sum(dim=[1, 2, 3]))
     scales = torch.rsqrt(torch.where(sums > 0, sums, torch.ones_like(sums)))
     return kernel * (scales[:, None, None, None] if wide else scales[:, None, None])
 
@@ -33,7 +34,8 @@ def almost_orthogonal_kernel(kernel: Tensor) -> Tensor:
     """``P D``, or ``D P`` where q < p, of norm at most 1 on every image for any kernel P (q, p, k, k).
 
     ``D = diag(sum_{j, t} |P^T P|_ij[t])^(-1/2)``, t the taps of the convolution ``P^T P``, or ``P P^T``: at every
-    frequency ``D^-2 - P^T P`` is diagonally dominant. Channels of zeros stay zero. In float32 or better.
+    frequency ``D^-2 - P^T P`` is diagonally dominant. Channels of zeros stay zero, tiny ones as small
+    as they are (see `almost_orthogonal`). In float32 or better.
     """
     if torch.jit.is_scripting():
         return _almost_orthogonal_kernel(kernel)
@@ -100,12 +102,3 @@ class AOLConv2d(Fusible, nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
-
-
-def require_channels(layer: str, channels: int, in_shape: tuple[int, ...]) -> None:
-    """Raises `InvalidInputError` for samples that are no images of so many channels."""
-    if len(in_shape) != 3 or in_shape[0] != channels:
-        raise InvalidInputError(
-            f"{layer} takes images of shape ({channels}, height, width), not {tuple(in_shape)}; create it with as many "
-            "in_channels"
-        )

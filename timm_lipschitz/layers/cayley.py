@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from .precision import promote
 
 __all__ = ["cayley", "cayley_factors", "cayley_inverse", "resolvent", "resolvent_and_product"]
@@ -47,12 +48,30 @@ def gram(v: Tensor) -> Tensor:
     return _Gram.apply(v)  # type: ignore[return-value]
 
 
-def _inverse(a: Tensor) -> Tensor:
+def _plain_inverse(a: Tensor) -> Tensor:
     # From about n = 150 on, CPU builds of torch give wrong results or hang for a batched LU with several threads
     # (pytorch issue 142815); one matrix at a time is right, and no slower at these sizes.
     if a.dim() < 3 or a.is_cuda or a.shape[-1] < 128:
         return torch.linalg.inv(a)
     return torch.stack([torch.linalg.inv(m) for m in a.reshape(-1, a.shape[-2], a.shape[-1]).unbind(0)]).view_as(a)
+
+
+@torch.jit.unused
+def _checked_inverse(a: Tensor) -> Tensor:
+    try:
+        return _plain_inverse(a)
+    except torch.linalg.LinAlgError as error:
+        raise NonFiniteError(
+            f"the Cayley transform of weights this large cannot be computed in {a.dtype}: `I + X - X^H + V V^H`, with "
+            f"entries up to {float(a.detach().abs().max()):.4g}, is singular after rounding; the checkpoint is damaged "
+            "or its training diverged"
+        ) from error
+
+
+def _inverse(a: Tensor) -> Tensor:
+    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        return _plain_inverse(a)
+    return _checked_inverse(a)
 
 
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ def require_finite(
     try:
         found = factors(weight)
         finite = all(bool(torch.isfinite(factor).all()) for factor in found)
-    except torch.linalg.LinAlgError:
+    except NonFiniteError:
         finite = False
     if not finite:
         raise NonFiniteError(

@@ -5,10 +5,10 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
+from .checks import check_sizes
 from .explicit import Affine, Step
 from .fusing import Fusible
 from .operators import Circulant, Pointwise, SpaceToDepth
-from .sandwich_linear import check_sizes
 
 __all__ = ["FourierConv2d", "require_image_size"]
 

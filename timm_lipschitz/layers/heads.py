@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cayley import resolvent_and_product
+from .checks import check_sizes
 from .explicit import Affine, Step, as_float64, explicit_factors, optional_float64
 from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Dense
 from .precision import promote
-from .sandwich_linear import check_sizes
 
 __all__ = ["ContractionHead", "NormalizedLinear"]
 

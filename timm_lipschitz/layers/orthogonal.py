@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cayley import cayley
+from .checks import check_sizes
 from .explicit import Affine, Step, as_float64, optional_float64, require_finite
 from .fusing import Fusible
 from .operators import Dense
-from .sandwich_linear import check_sizes
 
 __all__ = ["OrthogonalLinear"]
 

@@ -5,9 +5,9 @@ from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from .cells import cell_matrix
+from .checks import check_sizes
 from .explicit import Affine, Step
 from .operators import Pooling
-from .sandwich_linear import check_sizes
 
 __all__ = ["GridPool2d"]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import cayley
+from .checks import check_sizes
 from .convolve import adjoint_kernel, convolve
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
 from .fusing import Fusible
@@ -18,7 +19,6 @@ from .operators import Convolution, Pointwise, SpaceToDepth
 
 # by name: torch.fx takes a function for a leaf only where it finds it among a module's globals
 from .orthogonal_kernel import block_product, factor_shape, factors_, orthonormal_kernel, with_skew_part
-from .sandwich_linear import check_sizes
 
 __all__ = ["SandwichConv2d"]
 

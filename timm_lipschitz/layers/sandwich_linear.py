@@ -1,28 +1,20 @@
 """Dense 1-Lipschitz layers from one Cayley transform: the sandwich layer and the linear layer."""
 
 import math
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import resolvent_and_product
+from .checks import check_sizes
 from .explicit import Affine, Sandwich, Step, explicit_factors, optional_float64
 from .fusing import Fusible
 from .initialization import isometric_
 from .operators import Dense, Scaling
 
 __all__ = ["LipschitzLinear", "SandwichLinear"]
-
-
-def check_sizes(layer: str, **sizes: int) -> None:
-    """Raises `InvalidInputError` naming the layer and the first size that is not a positive integer."""
-    for name, value in sizes.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise InvalidInputError(f"{layer}: {name} must be a positive integer, not {value!r}")
 
 
 class SandwichLinear(Fusible, nn.Module):

@@ -9,24 +9,28 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteError
 from .activations import is_homogeneous, make_activation
+from .checks import check_sizes
 from .explicit import Residual, Step, as_float64
 from .fusing import Fusible
+from .magnitude import largest_magnitude, reciprocal_or_zero, without_negligible
 from .operators import Dense, MatrixOperator
 from .precision import promote
-from .sandwich_linear import check_sizes
 
-__all__ = ["SLLLinear", "residual_step", "twice_inverse"]
+__all__ = ["SLLLinear", "residual_step"]
 
 
 def _dominance(weight: Tensor, log_q: Tensor) -> Tensor:
     weight, log_q = promote(weight), promote(log_q)
     ratios = torch.exp(log_q - log_q[:, None])  # q_j / q_i
-    return ((weight @ weight.mT).abs() * ratios).sum(dim=-1)
+    return without_negligible(((weight @ weight.mT).abs() * ratios).sum(dim=-1))
 
 
 @register_notrace_function
 def dominance(weight: Tensor, log_q: Tensor) -> Tensor:
-    """``T_i = sum_j |W W^T|_ij q_j / q_i`` (hidden,) of W (hidden, p), in float32 or better."""
+    """``T_i = sum_j |W W^T|_ij q_j / q_i`` (hidden,) of W (hidden, p) with weights up to 1, in float32 or better.
+
+    0 for rows that are left out: those of zeros, and of weights up to 1e-15.
+    """
     if torch.jit.is_scripting():
         return _dominance(weight, log_q)
     if weight.is_meta:
@@ -35,29 +39,33 @@ def dominance(weight: Tensor, log_q: Tensor) -> Tensor:
         return _dominance(weight, log_q)
 
 
-def twice_inverse(t: Tensor) -> Tensor:
-    """``2 T^-1`` for a diagonal T; 0 where T is, for rows of zeros."""
-    return torch.where(t > 0, 2.0 / torch.where(t > 0, t, torch.ones_like(t)), torch.zeros_like(t))
+def residual_step(layer: Any, w: MatrixOperator, t: Tensor, magnitude: Tensor) -> Residual:
+    """The step of a residual layer whose weights are ``magnitude`` times W: ``M = T^-1/2 W``, ``Psi = T^-1/2 / m``.
 
-
-def residual_step(layer: Any, w: MatrixOperator, t: Tensor) -> Residual:
-    """The step of a residual layer with explicit W and T (hidden,): ``M = T^-1/2 W`` and ``Psi = T^-1/2``.
-
-    Where the activation is positively homogeneous Psi only scales the bias. Rows of zeros stay zero. By the definition
-    of T, ``sum_j |M M^T|_ij y_j = y_i`` for ``y_i = q_i T_i^1/2``. Raises `NonFiniteError` for a T that overflows.
+    T (hidden,) is that of W, whose weights are up to 1. Where the activation is positively homogeneous Psi only scales
+    the bias. Rows that T leaves out are zero. By the definition of T, ``sum_j |M M^T|_ij y_j = y_i`` for ``y_i = q_i
+    T_i^1/2``. Raises `NonFiniteError` for a T or a bias that overflows.
     """
+    name = type(layer).__name__
+    log_q, bias = as_float64(layer, "log_q"), as_float64(layer, "bias")
     if not bool(torch.isfinite(t).all()):
         raise NonFiniteError(
-            f"{type(layer).__name__}.log_q: values up to {float(layer.log_q.abs().max()):.4g} are too far apart for "
+            f"{name}.log_q: values from {float(log_q.min()):.4g} to {float(log_q.max()):.4g} are too far apart for "
             "float64; the checkpoint is damaged or its training diverged"
         )
     root = torch.where(t > 0, t, torch.ones_like(t)).sqrt()
-    psi = torch.where(t > 0, 1.0 / root, torch.zeros_like(t))
-    log_q, bias = as_float64(layer, "log_q"), as_float64(layer, "bias")
+    m = w.scaled(torch.where(t > 0, 1.0 / root, torch.zeros_like(t)))
     y = torch.exp(log_q - log_q.max()) * root
-    if is_homogeneous(layer.activation):
-        return Residual(w.scaled(psi), layer.activation, psi * bias, None, y)
-    return Residual(w.scaled(psi), layer.activation, bias, -torch.log(root), y)
+    if not is_homogeneous(layer.activation):
+        return Residual(m, layer.activation, bias, -torch.log(root) - torch.log(magnitude), y)
+    largest = float(bias.abs().max())
+    bias = torch.where(t > 0, bias / root / magnitude, torch.zeros_like(t))
+    if not bool(torch.isfinite(bias).all()):
+        raise NonFiniteError(
+            f"{name}.bias: values up to {largest:.4g} are too large for weights of "
+            f"{float(magnitude):.4g} at most; the checkpoint is damaged or its training diverged"
+        )
+    return Residual(m, layer.activation, bias, None, y)
 
 
 class SLLLinear(Fusible, nn.Module):
@@ -68,7 +76,7 @@ class SLLLinear(Fusible, nn.Module):
     being in [0, 1], ``||dh||^2 - ||dh - 2 W^T T^-1 dz||^2 >= 4 dz^T (T^-1 - T^-1 W W^T T^-1) dz >= 0``. Source: Araujo
     et al. (2023), "A unified algebraic perspective on Lipschitz neural networks", with the correction of its appendix
     D: an epsilon added to one of the two q, as in the code first published, breaks the bound. Rows of zeros are left
-    out instead.
+    out instead, and so are rows 1e-15 as large as the largest weight.
 
     Raises `InvalidInputError` for an activation whose slope leaves [0, 1].
     """
@@ -93,16 +101,19 @@ class SLLLinear(Fusible, nn.Module):
         nn.init.zeros_(self.log_q)
 
     def forward(self, x: Tensor) -> Tensor:
-        t = dominance(self.weight, self.log_q)
-        scale = twice_inverse(t).to(x.dtype)
-        w = self.weight.to(x.dtype)
-        z = self.act(F.linear(x, w, self.bias.to(x.dtype)))
-        return x - torch.matmul(z * scale, w)
+        weight = promote(self.weight)
+        magnitude = largest_magnitude(weight)
+        w = weight / magnitude  # T^-1 has the magnitude to the power of -2
+        scale = 2.0 * reciprocal_or_zero(dominance(w, self.log_q))
+        z = self.act(F.linear(x, weight.to(x.dtype), self.bias.to(x.dtype)))
+        return x - torch.matmul(z / magnitude.to(x.dtype) * scale.to(x.dtype), w.to(x.dtype))
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one residual step in float64. Raises `NonFiniteError` for NaN or infinite weights."""
         weight = as_float64(self, "weight")
-        return [residual_step(self, Dense(weight, in_shape), dominance(weight, as_float64(self, "log_q")))]
+        magnitude = largest_magnitude(weight)
+        w = weight / magnitude
+        return [residual_step(self, Dense(w, in_shape), dominance(w, as_float64(self, "log_q")), magnitude)]
 
     def own_shape(self) -> tuple[tuple[int, ...], bool]:
         """Vectors of so many features."""

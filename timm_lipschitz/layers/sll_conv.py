@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from .activations import make_activation
-from .aol_conv import require_channels
+from .checks import check_sizes, require_channels
 
 # by name: torch.fx takes a function for a leaf only where it finds it among a module's globals
 from .convolve import adjoint_kernel, convolve
 from .explicit import Affine, Step, as_float64
 from .fusing import Fusible
+from .magnitude import largest_magnitude, reciprocal_or_zero, without_negligible
 from .operators import Convolution, Pointwise
 from .precision import promote
-from .sandwich_linear import check_sizes
-from .sll import residual_step, twice_inverse
+from .sll import residual_step
 
 __all__ = ["PadChannels", "SLLConv2d"]
 
@@ -30,15 +30,15 @@ def _dominance(kernel: Tensor, log_q: Tensor) -> Tensor:
     ratios = torch.exp(log_q - log_q[:, None])  # q_j / q_i
     # taps of W W^T, (hidden, hidden, 2k - 1, 2k - 1)
     products = F.conv2d(kernel, kernel, padding=kernel.shape[2] - 1).abs().sum(dim=[2, 3])
-    return (products * ratios).sum(dim=1)
+    return without_negligible((products * ratios).sum(dim=1))
 
 
 @register_notrace_function
 def kernel_dominance(kernel: Tensor, log_q: Tensor) -> Tensor:
-    """``T_i = sum_{j, t} |W W^T|_ij[t] q_j / q_i`` (hidden,) of a kernel (hidden, p, k, k), in float32 or better.
+    """``T_i = sum_{j, t} |W W^T|_ij[t] q_j / q_i`` (hidden,) of a kernel (hidden, p, k, k) with weights up to 1.
 
     t are the taps of the convolution ``W W^T``. At every frequency ``T - W W^T`` is diagonally dominant up to a
-    similarity.
+    similarity. 0 for channels that are left out, as in `dominance`. In float32 or better.
     """
     if torch.jit.is_scripting():
         return _dominance(kernel, log_q)
@@ -88,12 +88,14 @@ class SLLConv2d(Fusible, nn.Module):
         nn.init.zeros_(self.log_q)
 
     def forward(self, x: Tensor) -> Tensor:
-        t = kernel_dominance(self.weight, self.log_q)
-        scale = twice_inverse(t).to(x.dtype)
-        w, origin = self.weight.to(x.dtype), (self.kernel_size - 1) // 2
-        z = self.act(convolve(x, w, self.bias.to(x.dtype), 1, origin, False))
-        w = adjoint_kernel(w * scale[:, None, None, None])
-        return x - convolve(z, w, None, 1, self.kernel_size - 1 - origin, False)
+        weight = promote(self.weight)
+        magnitude = largest_magnitude(weight)
+        w = weight / magnitude  # T^-1 has the magnitude to the power of -2
+        scale = 2.0 * reciprocal_or_zero(kernel_dominance(w, self.log_q))
+        origin = (self.kernel_size - 1) // 2
+        z = self.act(convolve(x, weight.to(x.dtype), self.bias.to(x.dtype), 1, origin, False))
+        w = adjoint_kernel((w * scale[:, None, None, None]).to(x.dtype))
+        return x - convolve(z / magnitude.to(x.dtype), w, None, 1, self.kernel_size - 1 - origin, False)
 
     def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
         """The layer as one residual step in float64 on samples of ``in_shape``, any height and width.
@@ -102,8 +104,10 @@ class SLLConv2d(Fusible, nn.Module):
         """
         require_channels("SLLConv2d", self.channels, in_shape)
         weight, size, origin = as_float64(self, "weight"), (in_shape[1], in_shape[2]), (self.kernel_size - 1) // 2
-        t = kernel_dominance(weight, as_float64(self, "log_q"))
-        return [residual_step(self, Convolution(weight, size, "zeros", origin), t)]
+        magnitude = largest_magnitude(weight)
+        w = weight / magnitude
+        t = kernel_dominance(w, as_float64(self, "log_q"))
+        return [residual_step(self, Convolution(w, size, "zeros", origin), t, magnitude)]
 
     def own_shape(self) -> tuple[tuple[int, ...], bool]:
         """An image for which the explicit weights are those of every size."""
