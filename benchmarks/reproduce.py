@@ -20,136 +20,34 @@ fig6
 fig7
     Accuracy over the number of parameters: a drawing of table2, whose runs it shares.
 
-Tables and figures have the numbers of the proceedings. fig5 and fig6 are published as drawings, so nothing stands
-beside what is measured for them. What differs from the paper's training is said by `paper_recipe`; the error of fig6
-is on the validation images, so that the test images are used once; the slopes of fig5 are found by ascent of our own.
-
-Bounds: table2's hold for inputs divided by their standard deviation, and here the same bounds in pixel units are built
-in. Where text and code of the authors differ, this follows the text for table2 on Tiny-ImageNet (bound 1, not 2), and
-the commands of github acfr/LBDN for fig5 and fig6, where inputs are not divided. The SLL networks are those of its
-authors. A run with fewer epochs, images or seeds than the paper's is marked ``reduced``; every training leaves out the
-validation images (up to 5,000), which the paper's did not. Runs are resumed: a command that was interrupted goes on
-where it was.
+Figures are drawn as SVG beside the record. fig5 and fig6 are published as drawings, so nothing stands beside what is
+measured for them. What differs from the paper's training is said by `paper_recipe`, what its networks are here by
+`paper.py`; the error of fig6 is on the validation images, so that the test images are used once; the slopes of fig5 are
+found by ascent of our own. Seconds per epoch are those of the machine in the record. A run with fewer epochs, images or
+seeds than the paper's is marked ``reduced``; every training leaves out the validation images (up to 5,000), which the
+paper's did not. Runs are resumed: a command that was interrupted goes on where it was.
 """
 
 import argparse
 import json
 import shlex
+import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that `benchmarks` can be imported
+
+from benchmarks.console import count, up
+from benchmarks.paper import ATTACKED_AT, EXPERIMENTS, FAMILIES, SMALLEST_STD, WIDTHS, Cell
+
 QUESTION = "What do the sandwich layer's paper's tables and figures give when its experiments are done again?"
-SEEDS = (123, 43, 13, 7, 365)  # the paper's
-ATTACKED_AT = ("l2:36/255", "l2:72/255", "l2:108/255")
-# The smallest standard deviation of a channel: a bound on inputs divided by it is so much larger in pixel units.
-SMALLEST_STD = {"cifar10": 0.2435, "cifar100": 0.2565, "tiny_imagenet": 0.224}
 QUARTERS = 4  # points of a learning curve that are printed
-WIDTHS = {"small": "", "medium": "_medium", "large": "_large", "xlarge": "_xlarge"}
-FAMILIES = {"sandwich": "sandwich_cnn", "orthogonal": "orthogonal_cnn", "AOL": "aol_cnn", "SLL": "sll_resnet"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One network of a table or figure.
-
-    ``bound`` is in pixel units, None for the plain network; ``reported`` the model's name among the published rows.
-    """
-
-    data: str
-    layer: str
-    size: str
-    bound: float | None
-    epochs: int
-    reported: str | None = None
-    normalized_head: bool = False
-
-    @property
-    def model(self) -> str:
-        """The timm name."""
-        if self.normalized_head and self.layer == "sandwich":
-            return "sandwich_dnn_64" if self.data == "tiny_imagenet" else "sandwich_dnn"
-        return ("plain_cnn" if self.layer == "plain" else FAMILIES[self.layer]) + WIDTHS[self.size]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Keywords of `timm.create_model` beyond those of training."""
-        larger = {"pool_grid": 16} if self.data == "tiny_imagenet" and self.layer in ("AOL", "SLL") else {}
-        return {**larger, **({"normalized_head": True} if self.normalized_head else {})}
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        head = "-lln" if self.normalized_head else ""
-        bound = "" if self.bound is None else f"-bound{self.bound:.4g}"
-        return f"{self.data}-{self.model}{head}{bound}"
-
-
-def table2() -> Iterator[Cell]:
-    """CIFAR-100 at bound 2 and Tiny-ImageNet at bound 1, both on inputs divided by their standard deviation."""
-    for data, bound, sizes in (
-        ("cifar100", 2.0, ("small", "medium", "large")),
-        ("tiny_imagenet", 1.0, ("small", "medium")),
-    ):
-        for layer in FAMILIES:
-            for size in sizes:
-                yield Cell(data, layer, size, bound / SMALLEST_STD[data], 100, f"{layer} {size}")
-
-
-def table3() -> Iterator[Cell]:
-    """Last-layer normalisation, bound 1."""
-    for data in ("cifar100", "tiny_imagenet"):
-        yield Cell(data, "sandwich", "small", 1.0, 400, "sandwich", normalized_head=True)
-        for size in ("small", "xlarge"):
-            yield Cell(data, "SLL", size, 1.0, 400, f"SLL {size}", normalized_head=True)
-
-
-def by_bound() -> Iterator[Cell]:
-    """Networks of fig5."""
-    for data, size, bounds in (("cifar10", "small", (1.0, 10.0, 100.0)), ("cifar100", "large", (1.0, 2.0, 4.0))):
-        for bound in bounds:
-            for layer in FAMILIES:
-                yield Cell(data, layer, size, bound, 100)
-        yield Cell(data, "plain", size, None, 100)
-
-
-def curves() -> Iterator[Cell]:
-    """Networks of fig6."""
-    for data, size, bound in (("cifar10", "small", 100.0), ("cifar100", "large", 10.0)):
-        for layer in (*FAMILIES, "plain"):
-            yield Cell(data, layer, size, None if layer == "plain" else bound, 100)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a table or figure needs: its networks, seeds, and what is measured of each of them.
-
-    ``slope``: the steepest slope; ``curve``: the error after each epoch; ``drawing_of``: the table with the same runs.
-    """
-
-    cells: tuple[Cell, ...]
-    seeds: tuple[int, ...]
-    attacks: tuple[str, ...] = ()
-    slope: bool = False
-    curve: bool = False
-    drawing_of: str | None = None
-
-
-EXPERIMENTS = {
-    "table2": Experiment(tuple(table2()), SEEDS[:3], attacks=("autoattack",)),
-    "table3": Experiment(tuple(table3()), SEEDS[:3]),
-    "fig5": Experiment(tuple(by_bound()), SEEDS[:1], attacks=("autoattack",), slope=True),
-    "fig6": Experiment(tuple(curves()), SEEDS, curve=True),
-    "fig7": Experiment(tuple(table2()), SEEDS[:3], attacks=("autoattack",), drawing_of="table2"),
-}
 
 
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
-    from benchmarks.console import count
-
     found = argparse.ArgumentParser(prog="benchmarks/reproduce.py", description=QUESTION)
     found.add_argument("what", choices=["table1", *EXPERIMENTS], help="which table or figure")
     found.add_argument("--data", choices=list(SMALLEST_STD), help="only this data set")
@@ -158,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--size", action="append", choices=list(WIDTHS), help="repeatable (default: all)")
     found.add_argument("--seed", action="append", type=int, metavar="S", help="repeatable (default: the paper's)")
     found.add_argument("--epochs", type=count, metavar="N", help="(default: as in the paper)")
-    found.add_argument("--limit", type=int, metavar="N", help="test images (default: all)")
-    found.add_argument("--attack-limit", type=int, metavar="N", help="attacked images (default: all of them)")
+    found.add_argument("--limit", type=count, metavar="N", help="test images (default: all)")
+    found.add_argument("--attack-limit", type=count, metavar="N", help="attacked images (default: all of them)")
     found.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     found.add_argument("--reported", type=Path, default=Path("leaderboards/reported"), metavar="DIR")
     found.add_argument("--out", type=Path, default=Path("runs/benchmarks/reproduce"), metavar="DIR")
@@ -167,9 +65,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen(options: argparse.Namespace) -> list[Cell]:
-    """The networks that the options leave. Raises `InvalidInputError` where there are none."""
+    """The networks that the options leave. Raises `InvalidInputError` where there are none, or for an idle option."""
     from timm_lipschitz.errors import InvalidInputError
 
+    if options.attack_limit is not None and not EXPERIMENTS[options.what].attacks:
+        raise InvalidInputError(f"{options.what} runs no attacks: leave out --attack-limit")
     cells = [
         cell
         for cell in EXPERIMENTS[options.what].cells
@@ -206,8 +106,9 @@ def reproduce(
 
     experiment = EXPERIMENTS[options.what]
     folder = options.out / f"{cell.name}-e{options.epochs or cell.epochs}" / f"seed{seed}"
-    loss = "multi_margin" if cell.data == "cifar10" else "cross_entropy"
-    recipe = paper_recipe(cell.bound, loss=loss, epochs=options.epochs or cell.epochs)
+    recipe = paper_recipe(cell.bound, loss=cell.loss, epochs=options.epochs or cell.epochs)
+    clock = EpochClock(folder / "seconds.json")
+    run_dir = folder / run_name(options)
     title = f"{cell.name} seed {seed}"
 
     train(
@@ -223,6 +124,7 @@ def reproduce(
         on_step=lambda epoch, step, steps, loss: show(
             f"{title}: training", epoch * steps + step, recipe.epochs * steps
         ),
+        on_epoch=clock.note,
     )
     loaded = load_model(f"local-dir:{folder / 'model'}")
     history = json.loads(loaded.metadata["history"])
@@ -231,7 +133,7 @@ def reproduce(
         datasets["test"],
         ATTACKED_AT,
         experiment.attacks,
-        run_dir=folder / "run",
+        run_dir=run_dir,
         resume=True,
         limit=options.limit,
         attack_limit=options.attack_limit if experiment.attacks else None,
@@ -243,7 +145,7 @@ def reproduce(
     results = run.record.results
     return {
         "seed": seed,
-        "run": str((folder / "run").relative_to(options.out)),
+        "run": str(run_dir.relative_to(options.out)),
         "clean": results.clean.fraction,
         "certified": {f.threat_model: f.certified.fraction for f in results.threat_models}
         if run.record.certification
@@ -252,9 +154,38 @@ def reproduce(
         "attacked_images": run.record.attacked.count if run.record.attacked else 0,
         "images": results.clean.total,
         "parameters": run.record.model.parameters,
+        "seconds_per_epoch": clock.median,
         "history": [{"epoch": at["epoch"], "loss": at["loss"], "clean": at["validation"][0]} for at in history],
         "slope": steepest_slope(loaded.model, datasets["test"], cell) if experiment.slope else None,
     }
+
+
+def run_name(options: argparse.Namespace) -> str:
+    """Of an evaluation's folder: one training is evaluated on more or fewer images without being repeated."""
+    limits = {"limit": options.limit, "attacked": options.attack_limit}
+    return "-".join(["run", *(f"{name}{value}" for name, value in limits.items() if value is not None)])
+
+
+class EpochClock:
+    """Seconds of each epoch of a training, kept in a file: a training that is resumed keeps those of before."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._before = 0.0
+
+    def note(self, figures: Any) -> None:
+        """Told at the end of each epoch, by `train`."""
+        from timm_lipschitz.records import write_atomic
+
+        self.seconds[str(figures.epoch)] = round(figures.seconds - self._before, 3)
+        self._before = figures.seconds
+        write_atomic(self.path, (json.dumps(self.seconds) + "\n").encode())
+
+    @property
+    def median(self) -> float:
+        """Over the epochs."""
+        return statistics.median(self.seconds.values())
 
 
 def learning_curve(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -281,13 +212,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _tightness(options)
     import torch
 
+    from benchmarks.paper_figures import FIGURES
     from benchmarks.suite import require_distinct, spread
     from timm_lipschitz.cli._stages import stages
     from timm_lipschitz.data import load_dataset
     from timm_lipschitz.device import pick_device
     from timm_lipschitz.errors import TimmLipschitzError
     from timm_lipschitz.leaderboard import load_reported
-    from timm_lipschitz.records import Hardware, check_writable, software_versions, write_atomic
+    from timm_lipschitz.records import Hardware, check_writable, software_versions, write_all_atomic
 
     try:
         cells = chosen(options)
@@ -319,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
                         },
                         **({"curve": learning_curve(runs)} if EXPERIMENTS[options.what].curve else {}),
                         "parameters": runs[0]["parameters"],
+                        "seconds_per_epoch": spread([run["seconds_per_epoch"] for run in runs]),
                         "reported": published(cell, options.what, reported),
                         "runs": runs,
                     }
@@ -333,12 +266,15 @@ def main(arguments: list[str] | None = None) -> int:
             "networks": networks,
         }
         out = options.out / f"{options.what}-{data}.json"
-        write_atomic(out, (json.dumps(record, indent=2) + "\n").encode())
+        files = {out: (json.dumps(record, indent=2) + "\n").encode()}
+        if options.what in FIGURES:
+            files[out.with_suffix(".svg")] = FIGURES[options.what](networks)
+        write_all_atomic(files)
     except TimmLipschitzError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print_table(networks)
-    print(f"\nrecord: {out}")
+    print("\n" + "\n".join(f"written: {path}" for path in files))
     return 0
 
 
@@ -354,57 +290,77 @@ def published(cell: Cell, what: str, rows: list[Any]) -> dict[str, Any] | None:
 
 
 def print_table(networks: list[dict[str, Any]]) -> None:
-    """Percent, measured (median over the seeds, rounded down) and reported, one row a network and figure."""
+    """Percent, measured (median over the seeds, rounded down) and reported, one row a network and figure.
+
+    Behind them parameters and seconds per epoch, which are no percent.
+    """
     from rich.table import Table
 
     from timm_lipschitz.cli._console import output
     from timm_lipschitz.records import percent_down, percent_up
 
     table = Table("network", "budget", "figure", box=None, pad_edge=False)
-    table.add_column("measured %", justify="right")
-    table.add_column("reported %", justify="right")
+    table.add_column("measured", justify="right")
+    table.add_column("reported", justify="right")
     for network in networks:
         reported = network["reported"] or {"clean": None, "certified": {}, "attacked": {}}
         bound = "" if network["bound"] is None else f" bound {network['bound']:.3g}"
-        size = f" ({network['parameters'] / 1e6:.1f}M)"
         figures = [("clean", network["clean"], reported["clean"])]
         for kind in ("certified", "attacked"):
             figures += [(f"{kind} {at}", value, reported[kind].get(at)) for at, value in network[kind].items()]
         for index, (name, value, theirs) in enumerate(figures):
             table.add_row(
-                f"{network['model']}{size}{bound}" if index == 0 else "",
+                f"{network['model']}{bound}" if index == 0 else "",
                 f"{network['budget']}, {network['epochs']} epochs" if index == 0 else "",
-                name,
+                f"{name} %",
                 percent_down(value["median"]),
                 "-" if theirs is None else str(theirs),
             )
+        for name, value, key in (
+            ("parameters, millions", f"{network['parameters'] / 1e6:.1f}", "parameters_millions"),
+            ("seconds per epoch", up(network["seconds_per_epoch"]["median"], 1), "seconds_per_epoch"),
+        ):
+            theirs = reported.get(key)
+            table.add_row("", "", name, value, "-" if theirs is None else f"{theirs:g}")
         curve = network.get("curve", [])
         for at in curve[:: -max(1, len(curve) // QUARTERS)][:QUARTERS][::-1]:  # the record has every epoch
             error = percent_up(at["error"]["median"])
-            table.add_row("", "", f"validation error after epoch {at['epoch'] + 1}", error, "-")
+            table.add_row("", "", f"validation error after epoch {at['epoch'] + 1} %", error, "-")
         for run in network["runs"]:
             if run["slope"] is not None:
                 share = run["slope"]["share"]
                 of_bound = "-" if share is None else percent_down(share)
-                table.add_row("", "", f"slope {run['slope']['found']:.4g}, share of the bound", of_bound, "-")
+                table.add_row("", "", f"slope {run['slope']['found']:.4g}, share of the bound %", of_bound, "-")
     output().print(table)
     sources = {network["reported"]["source"]["url"] for network in networks if network["reported"]}
+    rows = [network["reported"] for network in networks if network["reported"]]
+    sources = sorted({row["source"]["url"] for row in rows})
+    hardware = sorted({f", seconds on {row['hardware']}" for row in rows if row.get("hardware")})
     output().print(
-        "\nmeasured: this run, medians over its seeds; reported: " + (", ".join(sorted(sources)) or "nothing")
+        f"\nmeasured: this run, medians over its seeds; reported: {', '.join(sources) or 'nothing'}{''.join(hardware)}"
     )
 
 
 def _tightness(options: argparse.Namespace) -> int:
-    """Table 1 is a benchmark of its own."""
+    """Table 1 is a benchmark of its own, which knows fewer options."""
     from benchmarks import tightness
+    from timm_lipschitz.errors import InvalidInputError
 
-    words = ["--out", str(options.out / "table1")]
-    words += [word for layer in options.layer or [] if layer != "plain" for word in ("--layer", layer.lower())]
+    idle = [name for name in ("data", "data_dir", "size", "limit", "attack_limit", "device") if getattr(options, name)]
+    if idle or "plain" in (options.layer or []):
+        what = "--layer plain" if not idle else f"--{idle[0].replace('_', '-')}"
+        print(
+            f"error: table1 has no {what}: its networks fit a square wave on one CPU thread; it takes --layer "
+            "(sandwich, orthogonal, AOL, SLL), --seed, --epochs, --reported and --out",
+            file=sys.stderr,
+        )
+        return InvalidInputError.exit_code
+    words = ["--out", str(options.out / "table1"), "--reported", str(options.reported)]
+    words += [word for layer in options.layer or [] for word in ("--layer", layer.lower())]
     words += [word for seed in options.seed or [] for word in ("--seed", str(seed))]
-    words += [] if options.epochs is None else ["--epochs", str(options.epochs)]
+    words += ["--epochs", str(options.epochs or tightness.PAPER_EPOCHS)]
     return tightness.main(words)
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that `benchmarks` can be imported
     sys.exit(main())

@@ -3,7 +3,8 @@
 Compares sandwich, orthogonal, AOL and SLL layers on the experiment of Wang and Manchester (2023), section 5.1: a scalar
 network with certified bound gamma is fitted to a square wave, whose jumps no bound allows, so that the steepest slope
 of a good fit is gamma itself. Reports the steepest slope observed (a lower bound, found by ascent) over gamma, the test
-error, both over several seeds, and beside them the figures *reported* in the paper (table 1).
+error, both over several seeds, and beside them the figures *reported* in the paper (table 1, from
+``leaderboards/reported``).
 
     python benchmarks/tightness.py --out benchmarks/results/tightness
 
@@ -24,7 +25,6 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,8 @@ QUESTION = (
     "How much of its certified Lipschitz bound does a network of each kind of layer use on a square wave "
     "(Wang and Manchester, 2023, table 1)?"
 )
-# Empirical over certified Lipschitz constant in %, as reported in the paper's table 1.
-REPORTED = {
-    "sandwich": {1.0: 99.9, 5.0: 99.3, 10.0: 94.0},
-    "sll": {1.0: 99.9, 5.0: 90.5, 10.0: 67.9},
-    "orthogonal": {1.0: 74.1, 5.0: 72.8, 10.0: 64.5},
-    "aol": {1.0: 77.2, 5.0: 45.2, 10.0: 47.9},
-}
+KINDS = {"sandwich": "sandwich", "sll": "SLL", "orthogonal": "orthogonal", "aol": "AOL"}  # and among published rows
+PAPER_EPOCHS = 200
 HIDDEN_LAYERS = 9
 POINTS_OF_HISTORY = 100  # of a network's losses, at most, in its record
 
@@ -177,13 +172,14 @@ def parser() -> argparse.ArgumentParser:
     from benchmarks.console import count
 
     found = argparse.ArgumentParser(prog="benchmarks/tightness.py", description=QUESTION)
-    found.add_argument("--layer", action="append", choices=list(REPORTED), help="repeatable (default: all)")
+    found.add_argument("--layer", action="append", choices=list(KINDS), help="repeatable (default: all)")
     found.add_argument("--gamma", action="append", type=float, help="repeatable (default: 1, 5, 10)")
     found.add_argument("--seed", action="append", type=int, metavar="S", help="repeatable (default: 0, 1, 2)")
     found.add_argument(
         "--epochs", action="append", type=count, metavar="N", help="repeatable (default: 200, as in the paper, and 600)"
     )
     found.add_argument("--learning-rate", type=float, default=0.01, metavar="RATE", help="(default: 0.01)")
+    found.add_argument("--reported", type=Path, default=Path("leaderboards/reported"), metavar="DIR")
     found.add_argument("--out", type=Path, default=Path("runs/benchmarks/tightness"), metavar="DIR")
     return found
 
@@ -195,15 +191,19 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.suite import spread
     from timm_lipschitz.cli._stages import stages
     from timm_lipschitz.errors import TimmLipschitzError
+    from timm_lipschitz.leaderboard import load_reported
     from timm_lipschitz.records import Hardware, check_writable, software_versions, write_all_atomic
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(typed)
     torch.set_num_threads(1)
-    kinds, gammas, seeds = options.layer or list(REPORTED), options.gamma or [1.0, 5.0, 10.0], options.seed or [0, 1, 2]
-    budgets = options.epochs or [200, 600]
+    kinds, gammas, seeds = options.layer or list(KINDS), options.gamma or [1.0, 5.0, 10.0], options.seed or [0, 1, 2]
+    budgets = options.epochs or [PAPER_EPOCHS, 600]
     runs: dict[tuple[int, str, float], list[dict[str, Any]]] = {}
     try:
+        reported = {
+            (row.model, row.lipschitz): row for row in load_reported(options.reported) if row.tightness is not None
+        }
         check_writable(options.out / "networks")
         with stages() as show:
             tasks = list(product(budgets, kinds, gammas, seeds))
@@ -216,8 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
                 "layer": kind,
                 "gamma": gamma,
                 "epochs": epochs,
+                "budget": "full" if epochs >= PAPER_EPOCHS else "reduced",
                 "tightness": spread([run["tightness"] for run in found]),
-                "reported_percent": REPORTED[kind].get(gamma),
+                "reported_percent": getattr(reported.get((KINDS[kind], gamma)), "tightness", None),
                 "test_error": spread([run["test_error"] for run in found]),
                 "runs": found,
             }
@@ -226,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         record = {
             "question": QUESTION,
             "command": shlex.join(["python", "benchmarks/tightness.py", *typed]),
-            "reported_source": "Wang and Manchester (2023), arXiv 2301.11526, table 1, 200 epochs",
+            "reported_sources": sorted({row.source.url for row in reported.values()}),
             "setting": {"epochs": budgets, "learning_rate": options.learning_rate, "seeds": seeds},
             "machine": Hardware.detect(1, None).model_dump(mode="json"),
             "versions": software_versions(),
@@ -242,7 +243,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print_table(networks)
-    print(f"\nrecord and plots: {options.out}")
+    sources = ", ".join(record["reported_sources"]) or "nothing"
+    print(f"\nmeasured: this run, medians over its seeds; reported: {sources}, after {PAPER_EPOCHS} epochs")
+    print(f"record and plots: {options.out}")
     return 0
 
 
@@ -284,7 +287,7 @@ def print_table(networks: list[dict[str, Any]]) -> None:
     from timm_lipschitz.records import percent_down
 
     table = Table("layer", "gamma", box=None, pad_edge=False)
-    for heading in ("epochs", "tightness, measured %", "reported %", "test error"):
+    for heading in ("epochs", "budget", "tightness, measured %", "reported %", "test error"):
         table.add_column(heading, justify="right")
     for network in networks:
         tightness = {name: percent_down(value) for name, value in network["tightness"].items()}
@@ -292,6 +295,7 @@ def print_table(networks: list[dict[str, Any]]) -> None:
             network["layer"],
             f"{network['gamma']:g}",
             str(network["epochs"]),
+            network["budget"],
             f"{tightness['median']} [{tightness['min']}, {tightness['max']}]",
             str(network["reported_percent"] or "-"),
             f"{network['test_error']['median']:.4f}",
@@ -304,6 +308,8 @@ def plots(networks: list[dict[str, Any]], out: Path) -> dict[Path, bytes]:
 
     Of the most epochs, and of each network's run of the median tightness.
     """
+    from benchmarks.drawing import svg
+
     epochs = max(network["epochs"] for network in networks)
     panels = [
         [network for network in networks if (network["gamma"], network["epochs"]) == (gamma, epochs)]
@@ -335,23 +341,6 @@ def median_run(network: dict[str, Any]) -> dict[str, Any]:
     """The run of the median tightness."""
     runs = sorted(network["runs"], key=lambda run: run["tightness"])
     return runs[(len(runs) - 1) // 2]
-
-
-def svg(panels: list[list[dict[str, Any]]], draw: Callable[[Any, list[dict[str, Any]]], None]) -> bytes:
-    """A figure of panels side by side as SVG, the same bytes every time."""
-    import io
-
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.hashsalt": "tightness", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7 * len(panels), 4), layout="constrained")
-        for axes, chosen in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            draw(axes, chosen)
-            axes.legend()
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
 
 
 if __name__ == "__main__":

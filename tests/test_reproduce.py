@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import timm
 import torch
 
 from benchmarks import reproduce, tightness
-from timm_lipschitz import data
+from timm_lipschitz import data, training
+from timm_lipschitz.certification import lower_bound
 from timm_lipschitz.data import ImageDataset
+from timm_lipschitz.errors import TimmLipschitzError
 from timm_lipschitz.leaderboard import load_reported
+from timm_lipschitz.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,13 +56,24 @@ def test_measured_beside_reported(
         assert run["certified"][at] <= run["clean"]
     printed = capsys.readouterr().out
     assert "reduced, 1 epochs" in printed
-    row = next(line.split() for line in printed.splitlines() if "attacked l2:36/255" in line)
-    assert row[-1] == "38.6"
+    for figure, reported in (("attacked l2:36/255", "38.6"), ("parameters", "3"), ("seconds per epoch", "20")):
+        row = next(line.split() for line in printed.splitlines() if figure in line)
+        assert row[-1] == reported
+    assert "seconds on NVIDIA RTX A5000" in printed
+    assert network["seconds_per_epoch"]["median"] > 0
     assert "reported: https://arxiv.org/abs/2301.11526" in printed
 
     assert reproduce.main(typed) == 0  # goes on where it was: at the end
     again = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())
     assert again["networks"][0]["clean"] == network["clean"]
+    assert again["networks"][0]["seconds_per_epoch"] == network["seconds_per_epoch"], "of a training that was not done"
+
+    typed[typed.index("--attack-limit") + 1] = "5"  # more images of the same training
+    epochs = next((tmp_path / "table2").rglob("seconds.json"))
+    before = epochs.stat().st_mtime_ns
+    assert reproduce.main(typed) == 0
+    (run,) = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())["networks"][0]["runs"]
+    assert (run["attacked_images"], epochs.stat().st_mtime_ns) == (5, before)
 
 
 def test_figure_5_is_accuracy_over_slopes(
@@ -74,6 +89,95 @@ def test_figure_5_is_accuracy_over_slopes(
     assert network["runs"][0]["slope"]["found"] > 0
     assert network["runs"][0]["slope"]["share"] is None
     assert "reported: nothing" in capsys.readouterr().out
+    drawing = (tmp_path / "fig5" / "fig5-cifar10.svg").read_text()
+    for words in ("steepest slope found", "attacked l2:108/255", "plain"):
+        assert words in drawing
+
+
+def test_figure_5_of_a_bounded_network_uses_no_more_than_its_bound(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = partial(lower_bound.lipschitz_lower_bound, restarts=1, steps=3)
+    monkeypatch.setattr(lower_bound, "lipschitz_lower_bound", search)
+    cells = tuple(cell for cell in reproduce.EXPERIMENTS["fig5"].cells if cell.bound in (1.0, 10.0))
+    monkeypatch.setitem(
+        reproduce.EXPERIMENTS, "fig5", replace(reproduce.EXPERIMENTS["fig5"], cells=cells, attacks=("pgdl2",))
+    )
+    assert reproduce.main(["fig5", "--data", "cifar10", "--layer", "orthogonal", "--limit", "4", *typed]) == 0
+    networks = json.loads((tmp_path / "fig5" / "fig5-cifar10.json").read_text())["networks"]
+    assert [network["bound"] for network in networks] == [1.0, 10.0]
+    for network in networks:
+        slope = network["runs"][0]["slope"]
+        assert slope["share"] == slope["found"] / network["bound"]
+        assert 0 < slope["share"] <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("what", reproduce.EXPERIMENTS)
+def test_each_network_is_trained_as_the_paper_trained_it(
+    what: str, tmp_path: Path, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss, its offset on the logits, bound, epochs and what the network is built with, for every cell."""
+    seen: list[tuple[str, Recipe, dict[str, object]]] = []
+
+    class Enough(TimmLipschitzError):
+        pass
+
+    def train(model: str, *args: object, model_args: dict[str, object], **kwargs: object) -> None:
+        seen.append((model, args[2], model_args))  # type: ignore[arg-type]
+        raise Enough
+
+    monkeypatch.setattr(training, "train", train)
+    for cell in reproduce.EXPERIMENTS[what].cells:
+        with monkeypatch.context() as patch:
+            patch.setitem(reproduce.EXPERIMENTS, what, replace(reproduce.EXPERIMENTS[what], cells=(cell,)))
+            assert reproduce.main([what, "--out", str(tmp_path), "--device", "cpu"]) == 1
+        model, recipe, arguments = seen.pop()
+        assert model == cell.model
+        multi_margin = cell.data == "cifar10"
+        assert recipe.loss == ("multi_margin" if multi_margin else "cross_entropy")
+        bound = 1.0 if cell.bound is None else cell.bound
+        assert recipe.margin * bound == pytest.approx(0.5 / 2**0.5 if multi_margin else 1.5)
+        assert recipe.temperature * bound == pytest.approx(0.25)
+        assert recipe.lipschitz == cell.bound
+        assert recipe.epochs == (400 if what == "table3" else 100)
+        assert (recipe.batch_size, recipe.learning_rate, recipe.schedule) == (256, 1e-2, "piecewise")
+        assert arguments.get("normalized_head", False) == (what == "table3")
+    bounds = {
+        cell.data: {c.bound for c in reproduce.EXPERIMENTS[what].cells if c.data == cell.data}
+        for cell in reproduce.EXPERIMENTS[what].cells
+    }
+    assert (
+        bounds
+        == {
+            "table2": {"cifar100": {2 / 0.2565}, "tiny_imagenet": {1 / 0.224}},
+            "table3": {"cifar100": {1.0}, "tiny_imagenet": {1.0}},
+            "fig5": {"cifar10": {1.0, 10.0, 100.0, None}, "cifar100": {1.0, 2.0, 4.0, None}},
+            "fig6": {"cifar10": {100.0, None}, "cifar100": {10.0, None}},
+            "fig7": {"cifar100": {2 / 0.2565}, "tiny_imagenet": {1 / 0.224}},
+        }[what]
+    )
+
+
+def test_table_3_is_certified_with_a_normalised_head(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a small network in place of the paper's, which takes minutes a step here."""
+    (cell,) = (c for c in reproduce.EXPERIMENTS["table3"].cells if (c.data, c.layer) == ("cifar100", "sandwich"))
+    narrow = replace(cell, layer="orthogonal")
+    assert narrow.model == "orthogonal_cnn"
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "table3", replace(reproduce.EXPERIMENTS["table3"], cells=(narrow,)))
+    assert reproduce.main(["table3", "--data", "cifar100", *typed]) == 0
+    (network,) = json.loads((tmp_path / "table3" / "table3-cifar100.json").read_text())["networks"]
+    assert network["attacked"] == {}
+    assert network["reported"]["certified"] == {"l2:36/255": 35.3}
+    (run,) = network["runs"]
+    record = json.loads((tmp_path / "table3" / run["run"] / "record.json").read_text())
+    assert record["model"]["lipschitz"] == 1.0
+    assert run["certified"]["l2:36/255"] <= run["clean"]
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if "certified l2:36/255" in line)
+    assert row[-1] == "35.3"
+    assert reproduce.main(["table3", "--data", "cifar100", *typed, "--attack-limit", "3"]) == 1
+    assert "table3 runs no attacks" in capsys.readouterr().err
 
 
 def test_figure_6_is_a_learning_curve_over_the_seeds(
@@ -90,6 +194,7 @@ def test_figure_6_is_a_learning_curve_over_the_seeds(
     printed = capsys.readouterr().out
     assert "validation error after epoch 1" in printed
     assert "validation error after epoch 2" in printed
+    assert "error on validation images, %" in (tmp_path / "fig6" / "fig6-cifar10.svg").read_text()
 
 
 def test_figure_7_draws_table_2_and_shares_its_runs(
@@ -104,15 +209,38 @@ def test_figure_7_draws_table_2_and_shares_its_runs(
     assert figure["networks"] == table["networks"]
     assert figure["networks"][0]["reported"]["clean"] == 48.7
     assert len(list((tmp_path / "table2").rglob("record.json"))) == 1
-    assert f"orthogonal_cnn ({figure['networks'][0]['parameters'] / 1e6:.1f}M)" in capsys.readouterr().out
+    assert f"{figure['networks'][0]['parameters'] / 1e6:.1f}" in capsys.readouterr().out
+    drawing = (tmp_path / "table2" / "fig7-cifar100.svg").read_text()
+    assert "orthogonal, reported" in drawing
 
 
 def test_table_1_is_the_benchmark_of_tightness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: list[list[str]] = []
     monkeypatch.setattr(tightness, "main", lambda words: given.append(words) or 0)
-    out = ["--out", str(tmp_path)]
-    assert reproduce.main(["table1", "--layer", "AOL", "--seed", "3", "--epochs", "7", *out]) == 0
-    assert given == [["--out", str(tmp_path / "table1"), "--layer", "aol", "--seed", "3", "--epochs", "7"]]
+    where = ["--reported", "somewhere", "--out", str(tmp_path)]
+    assert reproduce.main(["table1", "--layer", "AOL", "--seed", "3", "--epochs", "7", *where]) == 0
+    assert reproduce.main(["table1", *where]) == 0
+    out = ["--out", str(tmp_path / "table1"), "--reported", "somewhere"]
+    assert given == [[*out, "--layer", "aol", "--seed", "3", "--epochs", "7"], [*out, "--epochs", "200"]]
+
+
+@pytest.mark.parametrize(
+    "words", [["--layer", "plain"], ["--data", "cifar10"], ["--size", "small"], ["--limit", "3"], ["--device", "cpu"]]
+)
+def test_table_1_refuses_what_it_does_not_know(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(["table1", *words]) == 1
+    assert f"table1 has no {'--layer plain' if 'plain' in words else words[0]}: " in capsys.readouterr().err
+
+
+def test_table_1_says_its_budget_and_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["table1", "--layer", "sandwich", "--seed", "0", "--epochs", "1", "--out", str(tmp_path)]
+    assert reproduce.main([*words, "--reported", str(ROOT / "leaderboards" / "reported")]) == 0
+    record = json.loads((tmp_path / "table1" / "tightness.json").read_text())
+    assert {network["budget"] for network in record["networks"]} == {"reduced"}
+    assert [network["reported_percent"] for network in record["networks"]] == [99.9, 99.3, 94.0]
+    printed = capsys.readouterr().out
+    assert "reduced" in printed
+    assert "reported: https://arxiv.org/abs/2301.11526, after 200 epochs" in printed
 
 
 def test_the_networks_are_the_papers() -> None:

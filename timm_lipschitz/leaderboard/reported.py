@@ -4,7 +4,9 @@
 in tables of their own and never ranked.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Self
@@ -65,6 +67,8 @@ class ReportedRow(StrictModel):
         clean: clean accuracy.
         certified: accuracy proved at a threat model; `attacked`: accuracy left by ``attack``.
         lipschitz: the bound the model was built with, in the units of its own input.
+        tightness: the steepest slope found in percent of that bound; ``slope``: that slope itself. Of networks that fit
+            a curve, which have no accuracy.
         parameters_millions: as rounded there.
         seconds_per_epoch: training time on ``hardware``.
         where: the table or section; None where it was not noted.
@@ -79,6 +83,8 @@ class ReportedRow(StrictModel):
     attacked: dict[ThreatModelText, Percent] = Field(default_factory=dict)
     attack: Name | None = None
     lipschitz: PositiveFloat | None = None
+    tightness: Percent | None = None
+    slope: PositiveFloat | None = None
     parameters_millions: PositiveFloat | None = None
     seconds_per_epoch: PositiveFloat | None = None
     hardware: Name | None = None
@@ -88,8 +94,14 @@ class ReportedRow(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.certified and not self.attacked and self.clean is None:
+        if not self.certified and not self.attacked and {self.clean, self.tightness, self.slope} == {None}:
             raise ValueError(f"the row of {self.model!r} has no figure")
+        if self.lipschitz is None and (self.tightness is not None or self.slope is not None):
+            raise ValueError(f"the slope of {self.model!r} needs the bound that it was built with")
+        if self.slope is not None and self.lipschitz is not None and self.slope > self.lipschitz:
+            raise ValueError(f"{self.model!r}: a slope of {self.slope} exceeds the bound of {self.lipschitz}")
+        if (self.seconds_per_epoch is None) != (self.hardware is None):
+            raise ValueError("seconds per epoch and the hardware come together")
         if bool(self.attacked) != (self.attack is not None):
             raise ValueError("attacked figures and the attack's name come together")
         for kind in (self.certified, self.attacked):
@@ -123,6 +135,7 @@ class _ReportedFile(StrictModel):
 
 @dataclass(frozen=True)
 class _Columns:
+    clean: bool  # not for networks that fit a curve
     certified: list[ThreatModel]
     attacked: list[ThreatModel]
 
@@ -148,7 +161,7 @@ def load_reported(folder: Path | str) -> list[ReportedRow]:
         safe_record_id(path.stem)
         rows = from_json(_ReportedFile, read_regular_file(path, _MAX_BYTES), str(path)).rows
         for row in rows:
-            key = (row.dataset, row.model, row.where, row.source.url)
+            key = (row.dataset, row.model, row.lipschitz, row.where, row.source.url)
             if key in seen:
                 raise RecordError(f"{path}: {row.model!r} on {row.dataset} is there twice, in {seen[key]} too")
             seen[key] = path.name
@@ -158,39 +171,73 @@ def load_reported(folder: Path | str) -> list[ReportedRow]:
 
 def reported_table(rows: list[ReportedRow]) -> list[str]:
     """Lines of a Markdown table of rows of one data set, in the order given: no rank, and each with its source."""
-    columns = _Columns(*(_threat_models(rows, kind) for kind in ("certified", "attacked")))
+    clean = any(row.clean is not None for row in rows)
+    columns = _Columns(clean, *(_threat_models(rows, kind) for kind in ("certified", "attacked")))
     header = [
         "Model",
-        "Clean",
+        *(["Clean"] if columns.clean else []),
         *(f"Certified {model}" for model in columns.certified),
         *(f"Attacked {model}" for model in columns.attacked),
+        *further_figures(rows),
         "Parameters",
         "Source",
         "Note",
     ]
     rule = [":---", *["---:"] * (len(header) - 3), ":---", ":---"]
-    return [_line(header), _line(rule), *(_line(_cells(row, columns)) for row in rows)]
+    return [_line(header), _line(rule), *(_line(_cells(row, columns, further_figures(rows))) for row in rows)]
+
+
+def further_figures(rows: Sequence[ReportedRow]) -> dict[str, Callable[[ReportedRow], str | None]]:
+    """Columns for what few publications report, of those that some row has: heading -> the cell's text, if any."""
+    every: dict[str, Callable[[ReportedRow], float | None]] = {
+        "Bound": lambda row: row.lipschitz,
+        "Steepest slope, % of the bound": lambda row: row.tightness,
+        "Steepest slope": lambda row: row.slope,
+        "Seconds per epoch": lambda row: row.seconds_per_epoch,
+    }
+    fits_a_curve = any(row.tightness or row.slope for row in rows)
+    return {
+        heading: partial(_number, of)
+        for heading, of in every.items()
+        if any(of(row) is not None for row in rows) and (heading != "Bound" or fits_a_curve)
+    }
+
+
+def notes_of(row: ReportedRow) -> list[str]:
+    """What a reader must know of a row beyond its figures."""
+    notes = [
+        None if row.lipschitz is None or row.tightness or row.slope else f"built with bound {row.lipschitz:g}",
+        None if row.attack is None else f"attacked by {row.attack}",
+        None if row.hardware is None else f"trained on {row.hardware}",
+        row.note,
+        None if row.source.compared else "not compared with the publication",
+    ]
+    return [note for note in notes if note]
+
+
+def _number(of: Callable[[ReportedRow], float | None], row: ReportedRow) -> str | None:
+    value = of(row)
+    return None if value is None else f"{value:g}"
 
 
 def _threat_models(rows: list[ReportedRow], kind: str) -> list[ThreatModel]:
     return sorted({ThreatModel.parse(text) for row in rows for text in getattr(row, kind)})
 
 
-def _cells(row: ReportedRow, columns: _Columns) -> list[str]:
+def _cells(
+    row: ReportedRow, columns: _Columns, further: Mapping[str, Callable[[ReportedRow], str | None]]
+) -> list[str]:
     source = row.source
     place = "" if row.where is None else f", {markdown_text(row.where)}"
-    notes = [] if row.lipschitz is None else [f"built with bound {row.lipschitz:g}"]
-    notes += [] if row.attack is None else [f"attacked by {markdown_text(row.attack)}"]
-    notes += [] if row.note is None else [markdown_text(row.note)]
-    notes += [] if source.compared else ["not compared with the publication"]
     return [
         markdown_text(row.model),
-        _percent(row.clean),
+        *([_percent(row.clean)] if columns.clean else []),
         *(_percent(row.certified.get(str(model))) for model in columns.certified),
         *(_percent(row.attacked.get(str(model))) for model in columns.attacked),
+        *(cell(row) or DASH for cell in further.values()),
         DASH if row.parameters_millions is None else f"{row.parameters_millions:g}M",
         f"[{markdown_text(source.authors)}, {source.year}]({source.url}){place}",
-        "; ".join(notes) or DASH,
+        "; ".join(map(markdown_text, notes_of(row))) or DASH,
     ]
 
 

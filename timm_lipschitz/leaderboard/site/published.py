@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timm_lipschitz.leaderboard._escape import safe_link
-from timm_lipschitz.leaderboard.reported import ReportedRow
+from timm_lipschitz.leaderboard.reported import ReportedRow, further_figures, notes_of
 from timm_lipschitz.leaderboard.site.words import threat_model_name
 from timm_lipschitz.threat_model import ThreatModel
 
@@ -15,6 +15,7 @@ class _Row:
     clean: str | None
     certified: tuple[str | None, ...]
     attacked: tuple[str | None, ...]
+    further: tuple[str | None, ...]
     parameters: str | None
     source: str
     title: str
@@ -29,8 +30,10 @@ class PublishedTable:
     ``notes`` are numbered from 1: many rows share one.
     """
 
+    clean_column: bool
     certified_columns: tuple[str, ...]
     attacked_columns: tuple[str, ...]
+    further_columns: tuple[str, ...]
     rows: tuple[_Row, ...]
     notes: tuple[str, ...]
 
@@ -41,35 +44,37 @@ class PublishedTable:
             for kind in ("certified", "attacked")
         )
         numbers: dict[str, int] = {}
-        table = tuple(_row(row, certified, attacked, numbers) for row in rows)
+        further = further_figures(rows)
+        table = tuple(_row(row, certified, attacked, [cell(row) for cell in further.values()], numbers) for row in rows)
         return cls(
+            clean_column=any(row.clean is not None for row in rows),
             certified_columns=tuple(map(threat_model_name, certified)),
             attacked_columns=tuple(map(threat_model_name, attacked)),
+            further_columns=tuple(further),
             rows=table,
             notes=tuple(numbers),
         )
 
 
 def _row(
-    row: ReportedRow, certified: Sequence[ThreatModel], attacked: Sequence[ThreatModel], numbers: dict[str, int]
+    row: ReportedRow,
+    certified: Sequence[ThreatModel],
+    attacked: Sequence[ThreatModel],
+    further: Sequence[str | None],
+    numbers: dict[str, int],
 ) -> _Row:
     source = row.source
-    notes = [
-        None if row.lipschitz is None else f"built with bound {row.lipschitz:g}",
-        None if row.attack is None else f"attacked by {row.attack}",
-        row.note,
-        None if source.compared else "not compared with the publication",
-    ]
     return _Row(
         model=row.model,
         clean=_percent(row.clean),
         certified=tuple(_percent(row.certified.get(str(model))) for model in certified),
         attacked=tuple(_percent(row.attacked.get(str(model))) for model in attacked),
+        further=tuple(further),
         parameters=None if row.parameters_millions is None else f"{row.parameters_millions:g}M",
         source=", ".join(filter(None, [source.authors, f"{source.venue} {source.year}", row.where])),
         title=source.title,
         url=safe_link(source.url),
-        notes=tuple(numbers.setdefault(note, len(numbers) + 1) for note in notes if note),
+        notes=tuple(numbers.setdefault(note, len(numbers) + 1) for note in notes_of(row)),
     )
 
 
