@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import autoattack, suite, torchattacks_suite
+from benchmarks import autoattack, libraries, suite, torchattacks_suite
 from timm_lipschitz.records import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -116,3 +116,26 @@ def test_a_script_starts_from_anywhere_and_hides_no_library(
     assert sys.path[0] == str(ROOT)
     found = importlib.util.find_spec("autoattack")
     assert found is None or "benchmarks" not in str(found.origin)
+
+
+def test_libraries_are_compared_layer_by_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert libraries.main(["--repeats", "1", "--batch-size", "2", "--threads", "1", "--out", str(tmp_path)]) == 0
+    methods = json.loads((tmp_path / "libraries.json").read_text())["methods"]
+    assert set(methods) == {"AOL", "SLL", "orthogonal"}
+    for found in methods.values():
+        assert set(found["milliseconds"]) == {"timm_lipschitz", "orthogonium"}
+        assert found["soundness"]["timm_lipschitz"]["largest_singular_value"] <= 1 + 1e-9
+    assert methods["SLL"]["soundness"]["timm_lipschitz"]["depends_on_q"]
+    assert "largest singular value" in capsys.readouterr().out
+
+
+def test_what_the_comparison_with_libraries_found_is_in_its_record() -> None:
+    """The sentences of benchmarks/README.md."""
+    methods = json.loads((ROOT / "benchmarks" / "results" / "libraries.json").read_text())["methods"]
+    for method in ("AOL", "SLL"):
+        theirs = methods[method]["soundness"]["orthogonium"]
+        assert theirs["largest_singular_value"] <= 1 + 1e-9
+        assert theirs["depends_on_q"] is False
+        assert 0.75 < methods[method]["ratio"]["of_medians"] < 1.25
+    assert methods["orthogonal"]["ratio"]["of_medians"] > 3
+    assert "failed_in_float64" in methods["orthogonal"]["soundness"]["orthogonium"]

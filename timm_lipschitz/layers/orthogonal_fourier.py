@@ -1,7 +1,7 @@
 """Circular convolutions with a semi-orthogonal matrix at each frequency, for comparison with sandwich layers.
 
-The orthogonal convolutions of orthogonium and deel-torchlip are explicit kernels; the comparison of Wang and Manchester
-(2023) is with this form, which is also the fastest here: its transforms are those of the sandwich layer.
+The comparison of Wang and Manchester (2023) is with this form. The orthogonal convolutions of orthogonium are explicit
+kernels, which are faster and cannot be computed in float64 (``benchmarks/libraries.py``).
 """
 
 import torch
