@@ -28,8 +28,8 @@ _RATIO: Final = re.compile(r"\+?[0-9]+\s*/\s*[0-9]+")
 _NOT_FINITE: Final = re.compile(r"[+-]?(nan|inf|infinity|∞)", re.IGNORECASE)
 _WAY_OUT: Final = "write a decimal such as 1.58 or a fraction such as 36/255"
 
-# Norm of every row of a (N, D) float64 tensor.
-_ROW_NORMS: Final[dict[Norm, Callable[[Tensor], Tensor]]] = {
+# Norm of every row of a (N, D) tensor, in its dtype.
+ROW_NORMS: Final[dict[Norm, Callable[[Tensor], Tensor]]] = {
     "l1": lambda rows: rows.abs().sum(dim=1),
     "l2": lambda rows: rows.square().sum(dim=1).sqrt(),
     "linf": lambda rows: rows.abs().amax(dim=1),
@@ -124,7 +124,7 @@ class ThreatModel:
 
         Subtract in float64 too (``adversarial.double() - image.double()``): a float32 difference is already rounded.
         """
-        return _ROW_NORMS[self.norm](delta.detach().double().flatten(1))  # (N, ...) -> (N, D) -> (N,)
+        return ROW_NORMS[self.norm](delta.detach().double().flatten(1))  # (N, ...) -> (N, D) -> (N,)
 
 
 def _checked(eps: Fraction) -> Fraction:

@@ -13,13 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from timm_lipschitz.threat_model import Norm, ThreatModel
-
-_NORMS = {
-    "l1": lambda delta: delta.abs().sum(dim=1),
-    "l2": lambda delta: delta.square().sum(dim=1).sqrt(),
-    "linf": lambda delta: delta.abs().amax(dim=1),
-}
+from timm_lipschitz.threat_model import ROW_NORMS, Norm, ThreatModel
 
 
 @dataclass(eq=False)
@@ -93,5 +87,5 @@ class ClosestQueries:
         inside = queries.clamp(0, 1)
         delta = inside.flatten(1) - self._images[owner]
         for norm, closest in self.kept.items():
-            distance = _NORMS[norm](delta)
+            distance = ROW_NORMS[norm](delta)
             closest.take(inside, owner, torch.where(adversarial & ~distance.isnan(), distance, torch.inf))

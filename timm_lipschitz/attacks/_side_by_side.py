@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from timm_lipschitz.threat_model import ROW_NORMS
+
 FIRST_TARGET = 2  # the class with the second largest logit; the authors count so
 
 
@@ -71,7 +73,7 @@ def perturb_fab_targeted(attack: Any, images: Tensor, labels: Tensor, rows: int)
             x, y = images[left], labels[left]
         ranked = attack.predict(images[left]).sort(dim=1)[1]
         points = _fab_run(attack, x, y, torch.cat([ranked[:, -(target + turn)] for turn in range(count)]), target)
-        distance = _NORMS[attack.norm](points - x)
+        distance = ROW_NORMS[attack.norm.lower()]((points - x).flatten(1))
         broken = (attack.predict(points).argmax(dim=1) != y) & (distance <= attack.eps)
         broken, points = broken.view(count, len(left)), points.view(count, len(left), *images.shape[1:])
         for turn in range(count):
@@ -109,10 +111,3 @@ def _random_start(attack: Any, x: Tensor) -> Tensor:
 def _seed(seed: int) -> None:
     torch.random.manual_seed(seed)
     torch.cuda.random.manual_seed(seed)
-
-
-_NORMS = {
-    "Linf": lambda delta: delta.flatten(1).abs().amax(dim=1),
-    "L2": lambda delta: delta.flatten(1).square().sum(dim=1).sqrt(),
-    "L1": lambda delta: delta.flatten(1).abs().sum(dim=1),
-}

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -36,6 +35,7 @@ from ..records import (
     write_atomic,
     write_chunk,
 )
+from ..records.chunks import AnyChunk
 from ._lock import locked
 from ._ranks import Ranks
 from .units import AttackUnit, CertifyUnit
@@ -43,7 +43,6 @@ from .units import AttackUnit, CertifyUnit
 __all__ = ["RunFolder"]
 
 _MAX_MANIFEST_BYTES = 1 << 20
-AnyChunk = TypeVar("AnyChunk", CertifiedChunk, AttackedChunk)
 
 
 @dataclass(frozen=True)

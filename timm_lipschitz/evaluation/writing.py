@@ -151,12 +151,11 @@ def write_record(
         examples=examples,
     )
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    info = RunInfo.from_clock(clock, Hardware.detect(torch.get_num_threads(), accelerator), command)
+    info = RunInfo.from_clock(clock, Hardware.detect(torch.get_num_threads(), accelerator), seconds, command)
     sessions = folder.sessions()
     info = info.model_copy(
         update={
             "started": min([info.started, *(session.started for session in sessions)]),
-            "seconds": seconds,
             "total_seconds": info.total_seconds + elsewhere,
             "sessions": sessions,
         }

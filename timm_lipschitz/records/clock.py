@@ -1,36 +1,22 @@
 """Durations from the monotonic clock: a clock that is set back during a run changes no duration."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 
 class RunClock:
-    """Start and end of a run and the seconds each of its phases took.
+    """Start and end of a run.
 
     Only the start is read from the calendar; everything later is the start plus monotonic seconds, so a run never ends
     before it began.
 
     Attributes:
         started: start of the run in UTC.
-        seconds: wall-clock seconds by phase, in the order of their first start; a phase that runs twice adds up.
     """
 
     def __init__(self) -> None:
         self.started = datetime.now(UTC)
-        self.seconds: dict[str, float] = {}
         self._origin = time.monotonic()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes, failed or not, to ``seconds[name]``."""
-        start = time.monotonic()
-        self.seconds.setdefault(name, 0.0)
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.monotonic() - start
 
     @property
     def total_seconds(self) -> float:

@@ -5,7 +5,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Self
@@ -80,7 +80,9 @@ class RunInfo(StrictModel):
     sessions: tuple[Session, ...] = ()
 
     @classmethod
-    def from_clock(cls, clock: RunClock, hardware: Hardware, command: Sequence[str] | None = None) -> Self:
+    def from_clock(
+        cls, clock: RunClock, hardware: Hardware, seconds: Mapping[str, float], command: Sequence[str] | None = None
+    ) -> Self:
         """A run in one session, which ``clock`` timed, on this host; ``command`` defaults to this process's."""
         return cls(
             schema_version=1,
@@ -89,7 +91,7 @@ class RunInfo(StrictModel):
             hardware=hardware,
             started=utc_text(clock.started),
             finished=utc_text(clock.finished),
-            seconds=dict(clock.seconds),
+            seconds=dict(seconds),
             total_seconds=clock.total_seconds,
         )
 

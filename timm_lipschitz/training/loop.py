@@ -11,10 +11,10 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from .recipes import Recipe, name_of
 from .schedules import make_schedule
 from .task import PrecisionTask
 
-__all__ = ["EpochFigures", "train"]
+__all__ = ["EpochFigures", "evaluate_margins", "train"]
 
 VALIDATION_EPS = (0.0, 36 / 255, 1.0, 1.58)
 
@@ -83,42 +83,11 @@ def train(
     Raises `CheckpointError` if there is nothing to resume or if the run in ``out`` had other settings,
     `InvalidInputError` for data that does not fit or ranks that disagree, and `NonFiniteError` if the loss diverges.
     """
-    import timm
-    from timm.optim import create_optimizer_v2
-    from timm.utils import unwrap_model
-
     execution = execution or Execution()
     device = torch.device(device)
     torch.manual_seed(seed)
-    channels, *size = train_data.image_shape
-    given = dict(model_args or {})
-    settings: dict[str, Any] = {"img_size": tuple(size), **given}
-    if recipe.lipschitz is not None:
-        settings["lipschitz"] = recipe.lipschitz
-    model: Any = timm.create_model(model_name, num_classes=train_data.num_classes, in_chans=channels, **settings).to(
-        device
-    )
-    check_classes(model.num_classes, train_data)
-
-    task = PrecisionTask(model, recipe.make_loss(), device, execution.precision)
-    if recipe.ema_decay is not None:
-        task.setup_ema(decay=recipe.ema_decay, use_warmup=True)
-    augment = PadCropFlip(recipe.padding, recipe.flip) if recipe.padding or recipe.flip else None
-    loader = BatchLoader(
-        train_data.to(device),
-        recipe.batch_size,
-        shuffle=True,
-        seed=seed,
-        augment=augment,
-        drop_last=True,
-        rank=rank(),
-        world_size=world_size(),
-    )
-    steps = len(loader)
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    scheduler = make_schedule(optimizer, recipe, steps)
+    settings = _model_settings(train_data, recipe, model_args)
+    session = _Session.begin(_make_model(model_name, train_data, settings, device), train_data, recipe, execution, seed)
     identity = {
         "model": model_name,
         "recipe": recipe.to_dict(),
@@ -126,76 +95,33 @@ def train(
         "train_data": train_data.content_hash,
         "precision": execution.precision,
         "torch": torch.__version__.split("+")[0],
-        **({"model_args": given} if given else {}),
+        **({"model_args": dict(model_args)} if model_args else {}),
     }
-    history: list[dict[str, Any]] = []
-    executions: list[dict[str, Any]] = []
-    first_epoch = 0
-    if resume:
-        state = load_state(out)
-        _require_same(identity, state["identity"], out)
-        task.load_checkpoint_state(state["model"]["state_dict"])
-        if task.has_ema():
-            task.load_checkpoint_state(state["ema"]["state_dict_ema"], ema=True)
-        optimizer.load_state_dict(state["optimizer"])
-        history, executions, first_epoch = state["history"], state["executions"], state["epoch"] + 1
+    progress = session.restore(out, identity) if resume else _Progress()
+    first_epoch = progress.next_epoch
     require_same({**identity, "validation_data": validation_data.content_hash, "first epoch": first_epoch})
     if first_epoch < recipe.epochs:
-        _note_execution(executions, execution.describe(device), first_epoch)
+        _note_execution(progress.executions, execution.describe(device), first_epoch)
+    session.prepare(execution, first_epoch)
 
-    model.set_grad_checkpointing(execution.grad_checkpointing)
-    if execution.compile:
-        task.compile()
-    if world_size() > 1:
-        task.prepare_distributed(device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
-    scheduler.step_update(first_epoch * steps)
     started = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
-        torch.manual_seed(_epoch_seed(seed, epoch, rank()))  # dropout
-        model.train()
-        total = torch.zeros((), device=device)
-        for step, (images, labels) in enumerate(loader.epoch(epoch)):
-            loss = task(images, labels)["loss"]
-            # DDP averages over the ranks: so weighted, parts of unequal size give the gradient of the whole batch
-            weighted = loss * (len(images) * world_size() / recipe.batch_size)
-            optimizer.zero_grad(set_to_none=True)
-            weighted.backward()
-            if recipe.clip_grad is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            optimizer.step()
-            update = epoch * steps + step + 1
-            task.update_ema(step=update)
-            scheduler.step_update(update)
-            total += weighted.detach()
-            if on_step is not None:
-                on_step(epoch, step + 1, steps, loss.detach())
-        mean_loss = float(sum_over_ranks(total)) / world_size() / steps
-        if not math.isfinite(mean_loss):
+        loss = session.train_epoch(epoch, on_step)
+        if not math.isfinite(loss):
             raise NonFiniteError(
-                f"epoch {epoch}: the loss is {mean_loss}; lower the learning rate ({recipe.learning_rate}) or set "
+                f"epoch {epoch}: the loss is {loss}; lower the learning rate ({recipe.learning_rate}) or set "
                 f"clip_grad; the state of the epoch before is in {out}"
             )
-        averaged = unwrap_model(task.get_eval_model(ema=task.has_ema()))
-        validation = evaluate_margins(averaged, validation_data, device)
-        figures = EpochFigures(epoch, mean_loss, validation, time.monotonic() - started)
-        history.append({"epoch": epoch, "loss": mean_loss, "validation": list(figures.validation)})
+        validation = evaluate_margins(session.averaged(), validation_data, device)
+        figures = EpochFigures(epoch, loss, validation, time.monotonic() - started)
+        progress.history.append({"epoch": epoch, "loss": loss, "validation": list(validation)})
+        progress.next_epoch = epoch + 1
         if rank() == 0:
-            save_state(
-                out,
-                {
-                    "identity": identity,
-                    "epoch": epoch,
-                    "history": history,
-                    "executions": executions,
-                    "model": task.get_checkpoint_state(),
-                    "ema": task.get_checkpoint_state(ema=True),
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+            session.save(out, identity, progress)
         if on_epoch is not None:
             on_epoch(figures)
 
-    trained = unwrap_model(task.get_eval_model(ema=task.has_ema())).eval()
+    trained = session.averaged().eval()
     trained.set_grad_checkpointing(False)
     round_parameters(trained, stored)
     metadata = dump_metadata(
@@ -206,14 +132,142 @@ def train(
         split=train_data.split,
         validation_data=validation_data.content_hash,
         validation_eps=list(VALIDATION_EPS),
-        history=history,
-        executions=executions,
+        history=progress.history,
+        executions=progress.executions,
         stored=str(stored).removeprefix("torch."),
     )
     if rank() == 0:
         save_model(trained, out, settings, metadata, stored)
     wait_for_all(device)
     return trained
+
+
+def _model_settings(train_data: ImageDataset, recipe: Recipe, model_args: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keywords of `timm.create_model` beyond classes and channels."""
+    _, *size = train_data.image_shape
+    settings: dict[str, Any] = {"img_size": tuple(size), **(model_args or {})}
+    return settings if recipe.lipschitz is None else {**settings, "lipschitz": recipe.lipschitz}
+
+
+def _make_model(name: str, train_data: ImageDataset, settings: Mapping[str, Any], device: torch.device) -> Any:
+    import timm
+
+    channels = train_data.image_shape[0]
+    model: Any = timm.create_model(name, num_classes=train_data.num_classes, in_chans=channels, **settings)
+    check_classes(model.num_classes, train_data)
+    return model.to(device)
+
+
+@dataclass
+class _Progress:
+    """What a run has behind it: the figures of its epochs, and how the machine executed them since when."""
+
+    next_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    executions: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Session:
+    """The parts of one training: timm's task (network and average of its weights), optimizer, schedule, batches."""
+
+    task: PrecisionTask
+    model: Any
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    loader: BatchLoader
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def begin(cls, model: Any, train_data: ImageDataset, recipe: Recipe, execution: Execution, seed: int) -> Self:
+        from timm.optim import create_optimizer_v2
+
+        device = next(model.parameters()).device
+        task = PrecisionTask(model, recipe.make_loss(), device, execution.precision)
+        if recipe.ema_decay is not None:
+            task.setup_ema(decay=recipe.ema_decay, use_warmup=True)
+        augment = PadCropFlip(recipe.padding, recipe.flip) if recipe.padding or recipe.flip else None
+        loader = BatchLoader(
+            train_data.to(device),
+            recipe.batch_size,
+            shuffle=True,
+            seed=seed,
+            augment=augment,
+            drop_last=True,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        optimizer = create_optimizer_v2(
+            model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        scheduler = make_schedule(optimizer, recipe, len(loader))
+        return cls(task, model, optimizer, scheduler, loader, recipe, seed, device)
+
+    def restore(self, out: Path, identity: dict[str, Any]) -> _Progress:
+        """Weights, average and optimizer of the last finished epoch. Raises `CheckpointError` for other settings."""
+        state = load_state(out)
+        _require_same(identity, state["identity"], out)
+        self.task.load_checkpoint_state(state["model"]["state_dict"])
+        if self.task.has_ema():
+            self.task.load_checkpoint_state(state["ema"]["state_dict_ema"], ema=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        return _Progress(state["epoch"] + 1, state["history"], state["executions"])
+
+    def save(self, out: Path, identity: dict[str, Any], progress: _Progress) -> None:
+        """Writes what `restore` reads."""
+        save_state(
+            out,
+            {
+                "identity": identity,
+                "epoch": progress.next_epoch - 1,
+                "history": progress.history,
+                "executions": progress.executions,
+                "model": self.task.get_checkpoint_state(),
+                "ema": self.task.get_checkpoint_state(ema=True),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+
+    def prepare(self, execution: Execution, first_epoch: int) -> None:
+        """Checkpointing, compilation, several processes, and the schedule at the epoch that comes next."""
+        self.model.set_grad_checkpointing(execution.grad_checkpointing)
+        if execution.compile:
+            self.task.compile()
+        if world_size() > 1:
+            on = [self.device] if self.device.type == "cuda" else None
+            self.task.prepare_distributed(device_ids=on, gradient_as_bucket_view=True)
+        self.scheduler.step_update(first_epoch * len(self.loader))
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int, int, int, Tensor], None] | None) -> float:
+        """One pass over the images; returns the mean loss over all ranks."""
+        steps = len(self.loader)
+        torch.manual_seed(_epoch_seed(self.seed, epoch, rank()))  # dropout
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for step, (images, labels) in enumerate(self.loader.epoch(epoch)):
+            loss = self.task(images, labels)["loss"]
+            # DDP averages over the ranks: so weighted, parts of unequal size give the gradient of the whole batch
+            weighted = loss * (len(images) * world_size() / self.recipe.batch_size)
+            self.optimizer.zero_grad(set_to_none=True)
+            weighted.backward()
+            if self.recipe.clip_grad is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            self.optimizer.step()
+            update = epoch * steps + step + 1
+            self.task.update_ema(step=update)
+            self.scheduler.step_update(update)
+            total += weighted.detach()
+            if on_step is not None:
+                on_step(epoch, step + 1, steps, loss.detach())
+        return float(sum_over_ranks(total)) / world_size() / steps
+
+    def averaged(self) -> Any:
+        """The network with the average of the weights, where the recipe takes one."""
+        from timm.utils import unwrap_model
+
+        return unwrap_model(self.task.get_eval_model(ema=self.task.has_ema()))
 
 
 @torch.no_grad()
