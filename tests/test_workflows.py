@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +147,8 @@ def merged(tmp_path: Path) -> Callable[[Callable[[Path], object]], Path]:
         (lambda board: (board / "old.json").write_text("y"), "old.json"),
         (lambda board: (board / "old.run.json").unlink(), "old.run.json"),
         (lambda board: (board / "old.images.parquet").rename(board / "new.images.parquet"), "old.images.parquet"),
+        (shutil.rmtree, "old.json"),
+        (lambda board: board.rename(board.parent / "mnist2"), "old.json"),
     ],
 )
 def test_a_pull_request_that_changes_an_entry_is_refused(merged, change, refused: str | None) -> None:

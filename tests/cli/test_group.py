@@ -20,6 +20,7 @@ ERRORS = {
     "violation": CertificateViolation("image 7, witness in w.npz"),
     "disk": OSError(28, "No space left on device"),
     "bug": KeyError("x"),
+    "hostile": DataError("no file \x1b]0;title\x07\x1b[31mall in order\u202e.txt\nor another"),
     "interrupt": KeyboardInterrupt(),
     "termination": Terminated(),
 }
@@ -51,6 +52,7 @@ def wait(seconds: float) -> None:
         ("data", 1, "error: no file train.gz: put it into DIR\n"),
         ("violation", 3, "error: image 7, witness in w.npz\n"),
         ("disk", 1, "error: [Errno 28] No space left on device\n"),
+        ("hostile", 1, "error: no file \\x1b]0;title\\x07\\x1b[31mall in order\\u202e.txt\nor another\n"),
         ("bug", 1, "error: unexpected KeyError: 'x' (add --debug for the traceback)\n"),
         ("interrupt", 130, "interrupted\ngo on with: --resume\n"),
         ("termination", 143, "interrupted\ngo on with: --resume\n"),

@@ -568,3 +568,24 @@ def test_an_image_that_loses_its_certificate_unattacked_does_not_stand(tmp_path,
     assert not (tmp_path / "unseen" / "record.json").exists()
     run = evaluate(model, images, at, ["pgd"], run_dir=tmp_path / "audited", audit=12)
     assert run.record.results.threat_models[0].attacks[0].standing.count > 0
+
+
+def test_an_example_counts_in_every_norm_whose_ball_must_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken within linf:0.4, an image of 36 pixels has a point within l2:2.4; at l2:3.0 it must not stand."""
+    real = attacking.run_attack
+
+    def blind_in_l2(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, at: ThreatModel, *more, **named):
+        found = real(model, images, labels, at, *more, **named)
+        none = torch.full_like(found.distance, torch.nan)
+        return dataclasses.replace(found, distance=none) if at.norm == "l2" else found
+
+    monkeypatch.setattr(attacking, "run_attack", blind_in_l2)
+    model = Plain()
+    run = evaluate(model, labelled_as_predicted(model), ["linf:0.4", "l2:3.0"], ["apgd"], run_dir=tmp_path, seed=0)
+    linf, l2 = (run.attacks.select(at, "apgd") for at in ("linf:0.4", "l2:3.0"))
+    broken = linf.status == "broken"
+    assert broken.any()
+    np.testing.assert_array_equal(l2.status == "broken", broken)
+    np.testing.assert_allclose(l2.distance[broken], 6 * linf.distance[broken])

@@ -12,10 +12,11 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from evaluation.small_runs import events
 from leaderboard.boards import add_run, write
-from records.sample_runs import Sample, sample_run, sample_run_info
+from records.sample_runs import Sample, sample_model, sample_run, sample_run_info
 
 from timm_lipschitz.errors import RecordError, RunDirectoryError
 from timm_lipschitz.leaderboard import add, build, check
@@ -48,22 +49,44 @@ def test_add_copies_the_four_files_unchanged(tmp_path):
     }
 
 
-def test_examples_that_contradict_the_tables_are_refused(tmp_path):
-    run_dir = write(tmp_path / "run", sample_run())
-    image = np.full((1, 1, 28, 28), 0.5, np.float32)
-    point = image + np.float32(1 / 32)
-    images = sample_run().images
-    first = int(np.argmax(images.correct))
-    attacks = AttackTable.of_attack([first], "l2:1.0", "autoattack", ["broken"], np.array([28 / 32]))
-    examples = Examples(np.array([first]), image, point, (images.label[[first]] + 1) % 10)
-    examples.check(sample_run().record.model, images, attacks)
-    (run_dir / "examples.safetensors").write_bytes(examples.to_bytes())
-    record = json.loads((run_dir / "record.json").read_text())
+def with_examples(folder: Path, run: Sample, examples: Examples) -> Path:
+    """A run directory with these examples, whose hash its record states, and nobody else's."""
+    write(folder, run)
+    (folder / "examples.safetensors").write_bytes(examples.to_bytes())
+    record = json.loads((folder / "record.json").read_text())
     record["tables"]["examples_sha256"] = sha256(examples.to_bytes()).hexdigest()
-    (run_dir / "record.json").write_text(json.dumps(record))
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def pictured(run: Sample, chosen: list[int], step: float, shade: float = 0.5) -> Examples:
+    """Grey images, whose points are lighter by ``step`` and of the next class."""
+    image = np.full((len(chosen), 1, 28, 28), shade, np.float32)
+    point = image + np.float32(step)
+    return Examples(np.array(chosen), image, point, (run.images.label[chosen] + 1) % 10)
+
+
+def test_examples_that_contradict_the_tables_are_refused(tmp_path):
+    run = sample_run()
+    first = int(np.argmax(run.images.correct & (run.images.radius < 0.5)))
+    examples = pictured(run, [first], 1 / 32)
+    attacks = AttackTable.of_attack([first], "l2:1.0", "autoattack", ["broken"], np.array([28 / 32]))
+    examples.check(run.record.model, run.images, attacks)
+    run_dir = with_examples(tmp_path / "run", run, examples)
     with pytest.raises(RecordError, match=f"examples: image {first} has a point"):  # not that of the run's own tables
         add(run_dir, tmp_path / "board")
     assert not (tmp_path / "board").exists()
+
+
+def test_pictures_refute_certificates_that_cannot_be_true():
+    """Images, or a point of one, of another class within a certified radius: the pictures alone show it."""
+    run = sample_run()
+    sure = np.flatnonzero(run.images.radius > 1.0)
+    labels = run.images.label[sure]
+    one, other = int(sure[0]), int(sure[np.argmax(labels != labels[0])])
+    for examples in (pictured(run, [one], 1 / 32), pictured(run, sorted([one, other]), 1 / 4)):
+        with pytest.raises(RecordError, match=r"the certified radius \S+ of image \d+ cannot be true: image \d+ or"):
+            examples.check(run.record.model, run.images, run.attacks)
 
 
 def test_the_same_run_again_is_kept_once(tmp_path, root):
@@ -108,6 +131,7 @@ def test_a_split_has_one_size(tmp_path, root):
 def test_entries_of_the_same_images_have_the_same_labels_classes_and_size(root):
     run = sample_run(40, 20, 1, 40, "other")
     known = load_entry(root, "mnist", record_ids(root, "mnist")[0]).run
+    run = run.with_record(model=known.record.model)
     wrong = replace(run.images, label=(run.images.label + 1) % 10, prediction=(run.images.prediction + 1) % 10)
     with pytest.raises(RecordError, match=r"mnist/other: image 0 has the label \d, and \d in another entry"):
         require_comparable([known, Run(run.record, wrong, run.attacks, run.run_info)])
@@ -119,7 +143,40 @@ def test_entries_of_the_same_images_have_the_same_labels_classes_and_size(root):
     ):
         record = run.record.model_copy(update={"model": run.record.model.model_copy(update=change)})
         with pytest.raises(RecordError, match=message):
-            require_comparable([known, Run(record, run.images, run.attacks, run.run_info)])
+            require_comparable([known, Run(record, known.images, run.attacks, run.run_info)])
+
+
+def as_other(run: Run, **columns: object) -> Run:
+    """A second evaluation of the same weights, with some columns of its images changed, and no attacks."""
+    images = replace(run.images, **columns)
+    record = run.record.model_copy(update={"id": "other"})
+    return Run(record, images, AttackTable.empty(), run.run_info)
+
+
+def test_runs_of_the_same_weights_agree_about_every_image(root):
+    """Or one of them is made up: predictions, margins, and no example of one in a certified ball of the other."""
+    known = load_entry(root, "mnist", record_ids(root, "mnist")[0]).run
+    require_comparable([known, as_other(known, margin=known.images.margin * (1 + 1e-9))])
+    shifted = known.images.margin.copy()
+    shifted[3] += 1e-3
+    with pytest.raises(RecordError, match=r"mnist/other: image 3 has prediction \d and margin .* of the same weights"):
+        require_comparable([known, as_other(known, margin=shifted)])
+    broken = int(known.attacks.index[np.flatnonzero(known.attacks.status == "broken")[0]])
+    sure = known.images.radius.copy()
+    sure[broken] = 5.0
+    for order in ((0, 1), (1, 0)):
+        pair = [known, as_other(known, radius=sure)]
+        with pytest.raises(RecordError, match=rf"mnist/other certifies image {broken} to radius 5, and sandwich_cnn"):
+            require_comparable([pair[k] for k in order])
+
+
+def test_entries_show_one_picture_of_an_image(root):
+    known = load_entry(root, "mnist", record_ids(root, "mnist")[0]).run
+    first = int(np.argmax(known.images.correct))
+    grey, dark = (replace(known, examples=pictured(sample_run(), [first], 1 / 32, shade)) for shade in (0.5, 0.25))
+    other = replace(as_other(known, margin=known.images.margin * (1 + 1e-9)), examples=dark.examples)
+    with pytest.raises(RecordError, match=f"mnist/other: the picture of image {first} is another one"):
+        require_comparable([grey, other])
 
 
 def test_the_same_run_under_another_name_is_refused(tmp_path, root):
@@ -130,6 +187,21 @@ def test_the_same_run_under_another_name_is_refused(tmp_path, root):
     entry_files(root, "mnist", "copy").write(read_bytes(run_dir))  # by hand
     with pytest.raises(RecordError, match=r"mnist/sandwich_cnn\.mnist is the same run as copy"):
         check(root)
+
+
+def test_a_run_whose_weights_or_files_look_different_is_the_same_run(tmp_path, root):
+    """Margins tell networks apart, to the last bit of forty images; a hash that somebody typed does not."""
+    other = sample_run(record_id="copy", model=sample_model(weights_sha256="e" * 64))
+    with pytest.raises(RecordError, match="is the same run as sandwich_cnn"):
+        add(write(tmp_path / "weights", other), root)
+    run_dir = write(tmp_path / "packed", sample_run(record_id="copy"))
+    packed = run_dir / "images.parquet"
+    pq.write_table(pq.read_table(packed), packed, compression="gzip", store_schema=False)
+    record = json.loads((run_dir / "record.json").read_text())
+    record["tables"]["images_sha256"] = sha256(packed.read_bytes()).hexdigest()
+    (run_dir / "record.json").write_text(json.dumps(record))
+    with pytest.raises(RecordError, match="is the same run as sandwich_cnn"):
+        add(run_dir, root)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -359,6 +431,26 @@ def test_of_two_runs_of_one_name_at_once_one_is_told(tmp_path):
         assert sorted(process.exitcode for process in both) == [0, 7]
         added = load_entry(root, "mnist", "sandwich_cnn.mnist").run.record
         assert added.seed == 1 + [process.exitcode for process in both].index(0)
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_an_interrupt_behind_a_rename_leaves_nothing_half(tmp_path, root, monkeypatch, number):
+    """A signal is delivered when the call returns: the file is in its place, and nobody has noted it."""
+    before = contents(root / "mnist")
+    run_dir = write(tmp_path / "run", sample_run(seed=3, record_id="second"))
+    real, calls = os.replace, itertools.count(1)
+
+    def interrupted(source, target):
+        real(source, target)
+        if next(calls) == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add(run_dir, root)
+    assert contents(root / "mnist") == before
+    add(run_dir, root)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])

@@ -16,8 +16,10 @@ from timm_lipschitz.threat_model import ThreatModel
 
 
 def trained(seed: int, *, weights: str | None = None, count: int = 200, record=(), training=(), model=()) -> Sample:
+    """A network of that seed; one of the ``weights`` of another, evaluated again with fewer images attacked."""
     fields = {"weights_sha256": (weights or f"{seed:x}") * 64, **dict(model)}
-    run = sample_run(count, 20, seed, 200, f"net-{seed}", model=sample_model(**fields))
+    of, attacked = (seed, 20) if weights is None else (int(weights, 16), 10)
+    run = sample_run(count, attacked, of, 200, f"net-{seed}", model=sample_model(**fields))
     assert run.record.training is not None
     changed = run.record.training.model_copy(update={"seed": seed, "data_sha256": "d" * 64, **dict(training)})
     return run.with_record(**{"training": changed, **dict(record)})

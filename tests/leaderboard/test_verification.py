@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -75,19 +76,31 @@ def test_an_attack_with_other_settings_is_found(entry: Run, dataset: ImageDatase
     record = entry.record.model_copy(update={"attacks": (weaker, *entry.record.attacks[1:])})
     found = again(replace(entry, record=record), dataset, attacks=True).findings
     assert [finding.text for finding in found] == (
-        [f"pgdl2 ran with {name} 1 in the record, {attack.settings[name]} now"] if refuted else []
+        [f"pgdl2 at l2:0.3, l2:0.6: {name} is 1 in the record, {attack.settings[name]} now"] if refuted else []
     )
     assert again(replace(entry, record=record), dataset).findings == (), "no attack was repeated"
 
 
-def test_an_attack_that_does_not_state_a_setting_is_found(entry: Run, dataset: ImageDataset) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pgdl2.steps": None}, "l2:0.3, l2:0.6: pgdl2.steps is not stated in the record, 4 now"),
+        ({"pgdl2.eps l2:0.6": 1e-4}, "l2:0.6: pgdl2.eps is 0.0001 in the record, 0.6 now"),
+        ({"pgdl2.steps": None, "pgdl2.steps l2:0.3": 4, "pgdl2.steps l2:0.6": 1}, "l2:0.6: pgdl2.steps is 1 in the"),
+        ({"restarts": 10**6}, "l2:0.3, l2:0.6: restarts is 1000000 in the record, not stated now"),
+        ({"notes": ("all is well",)}, r"l2:0.3, l2:0.6: notes is ('all is well',) in the record, () now"),
+    ],
+)
+def test_an_attack_that_states_less_more_or_else_is_found(
+    entry: Run, dataset: ImageDataset, change: dict[str, Any], message: str
+) -> None:
     """Left out, the number of steps would be anybody's guess."""
     attack = entry.record.attacks[0]
-    silent = {name: value for name, value in attack.settings.items() if name != "pgdl2.steps"}
-    attacks = (attack.model_copy(update={"settings": silent}), *entry.record.attacks[1:])
+    settings = {name: value for name, value in {**attack.settings, **change}.items() if value is not None}
+    attacks = (attack.model_copy(update={"settings": settings}), *entry.record.attacks[1:])
     record = entry.record.model_copy(update={"attacks": attacks})
     (finding,) = again(replace(entry, record=record), dataset, attacks=True).findings
-    assert finding.text == "pgdl2 ran with pgdl2.steps 4 now, the record states none"
+    assert finding.text.startswith(f"pgdl2 at {message}")
 
 
 def with_images(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Run], Run]:
@@ -174,6 +187,11 @@ def test_a_statement_that_was_not_proved_and_another_training_are_found(entry: R
     assert claims(training=seed_0) == []
     (text,) = claims(training=None)
     assert "training: None recorded" in text
+    silent = replace(entry, record=entry.record.model_copy(update={"training": None}))
+    told = replace(entry, record=entry.record.model_copy(update={"training": seed_0}))
+    found = compare(told, silent, np.arange(COUNT))
+    assert found.findings == [], "weights from elsewhere do not say how they were trained"
+    assert found.remarks == ["how the network was trained is not confirmed: these weights do not say it"]
     checked = checked.model_copy(update={"training": seed_0.model_copy(update={"settings": {"epochs": 40}})})
     (text,) = claims(training=seed_0)
     assert "settings={}" in text

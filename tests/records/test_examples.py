@@ -35,6 +35,18 @@ def tables(distance=(0.5, 0.25), correct=(True, True, True, True)) -> tuple[Imag
     return images, attacks
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": np.array(1)}, "do not fit"),
+        ({"image": IMAGE[:, :0], "adversarial": POINT[:, :0]}, r"2 images of shape \(0, 2, 2\)"),
+    ],
+)
+def test_shapes_that_hold_nothing_are_refused(changes, message):
+    with pytest.raises(RecordError, match=message):
+        examples(**changes)
+
+
 def test_what_is_written_is_read_again():
     written = examples()
     read = Examples.from_bytes(written.to_bytes())

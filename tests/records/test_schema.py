@@ -65,6 +65,12 @@ def edit(path, field: str, value) -> None:
         ("model.name", "\u202egnp.exe", r"model.name: .*control characters such as U\+202E"),
         ("model.name", "a\u2028b", r"model.name: .*control characters such as U\+2028"),
         ("model.name", "x" * 501, "model.name"),
+        ("model.parameters", 10**400, "model.parameters"),
+        ("model.input_size.0", 2**70, "model.input_size.0"),
+        ("results.clean.total", 10**400, "results.clean.total"),
+        ("attacks", [0] * 65, r"^record.json: attacks.0: Input should be an object, got 0$"),
+        ("attacks", [{"name": str(n), "seed": 0, "settings": {}} for n in range(65)], "attacks: .*at most 64 items"),
+        ("model.x\x1b[2J", 1, r"'x\\x1b\[2J'"),
         ("attacks.0.settings.alpha", float("nan"), "attacks.0.settings.alpha"),
         ("attacks.0.settings.alpha", {"nested": 1}, "attacks.0.settings.alpha"),
         ("attacks.0.seed", -1, "attacks.0.seed"),
@@ -121,6 +127,14 @@ def test_a_field_given_twice_is_refused(run_dir):
     path = run_dir / "record.json"
     path.write_text(path.read_text().replace('"seed": 0,', '"seed": 1, "seed": 0,', 1))
     with pytest.raises(RecordError, match="field given twice: 'seed'"):
+        read_run(run_dir)
+
+
+def test_many_fields_given_twice_are_refused_at_once(run_dir):
+    """Sixty thousand keys: looking for each among all took minutes."""
+    keys = ", ".join(f'"{number}": 0' for number in [*range(60_000), 59_999])
+    (run_dir / "record.json").write_text(f"{{{keys}}}")
+    with pytest.raises(RecordError, match="field given twice: '59999'"):
         read_run(run_dir)
 
 

@@ -115,7 +115,9 @@ def test_what_broke_at_one_eps_does_not_stand_at_another():
         return summarize(images_of_each_kind(), AttackTable.concatenate([one_attack(), table]), [*EPS, larger], 784)
 
     assert figures(at_larger("broken", 1.1)).at("l2:1.2").robust == Figure.of(2, 4)
-    with pytest.raises(RecordError, match=r"autoattack at l2:1\.2: an image stands, though .* at another: image 2"):
+    with pytest.raises(
+        RecordError, match=r"autoattack at l2:1\.2: an image stands, though .* at another threat model: image 2"
+    ):
         figures(at_larger("standing", np.nan))
     # Another attack, and another norm, may leave it standing.
     other = at_larger("standing", np.nan)
@@ -138,7 +140,33 @@ def test_certified_balls_of_two_classes_do_not_overlap():
     wider = replace(images, radius=np.array([0.0, 1.26, 0.75, 1.0]))
     with pytest.raises(RecordError, match=r"radii 1\.26 of image 1 and 0\.75 of image 2, of another class, cannot"):
         summarize(wider, AttackTable.empty(), EPS, pixels=4)
-    summarize(replace(images_of_each_kind(), radius=np.array([0, 9.0, 9.0, 9.0])), AttackTable.empty(), EPS, pixels=4)
+    wide = replace(images_of_each_kind(), radius=np.array([0, 9.0, 9.0, 9.0]))
+    with pytest.raises(RecordError, match=r"radii 9 of image 1 and 0 of image 0, of another class"):
+        summarize(wide, AttackTable.empty(), EPS, pixels=4)  # image 0, itself a point of another class, is within 2
+    alone = replace(wide, prediction=np.full(4, 5), label=np.array([6, 5, 5, 5]))
+    summarize(alone, AttackTable.empty(), EPS, pixels=4)
+
+
+def test_an_example_in_one_norm_breaks_in_another():
+    """An L-infinity perturbation of 0.01 over 784 pixels is at most 0.28 long in L2, and one of 0.05 up to 1.4."""
+    linf, l2 = ThreatModel.parse("linf:8/255"), ThreatModel.parse("l2:1.0")
+
+    def run(distance: float, status: str) -> AttackTable:
+        rows = [("linf:8/255", "broken", distance), ("l2:1.0", status, np.nan)]
+        if status == "broken":
+            rows[1] = ("l2:1.0", status, 0.9)
+        return AttackTable.concatenate(
+            [AttackTable.of_attack([3], at, "pgd", [state], np.array([d])) for at, state, d in rows]
+        )
+
+    images = replace(images_of_each_kind(), radius=np.array([0.0, 1.25, 0.75, 0.2]))
+    summarize(images, run(0.01, "broken"), [linf, l2], 784)
+    with pytest.raises(RecordError, match=r"pgd at l2:1\.0: an image stands, though .*: image 3"):
+        summarize(images, run(0.01, "standing"), [linf, l2], 784)
+    far = run(8 / 255, "standing")  # at most 0.88
+    with pytest.raises(RecordError, match="an image stands"):
+        summarize(images, far, [linf, l2], 784)
+    summarize(images, far, [linf, l2], 1100)  # up to 1.04 there
 
 
 def test_the_inside_of_a_radius_is_measured_in_l2_for_l_infinity_attacks():

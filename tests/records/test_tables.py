@@ -195,6 +195,29 @@ def test_parquet_with_other_columns_rows_or_missing_values_is_refused():
         read_attacks(attacks.to_parquet()[:-20], max_rows=4)
 
 
+def test_the_other_table_in_its_place_is_refused():
+    images = sample_images(4)
+    with pytest.raises(
+        RecordError, match=r"attacks\.parquet has columns 'index' int64, 'label' .*; expected are 'index'"
+    ):
+        AttackTable.from_parquet(images.to_parquet(), max_rows=4)
+
+
+def test_many_groups_and_very_many_rows_are_refused_before_they_are_read():
+    images = sample_images(40)
+    stored, groups, long = pq.read_table(io.BytesIO(images.to_parquet())), io.BytesIO(), io.BytesIO()
+    pq.write_table(stored, groups, store_schema=False, row_group_size=10)
+    with pytest.raises(RecordError, match=r"images\.parquet has 4 groups of 40 rows"):
+        ImageTable.from_parquet(groups.getvalue(), max_rows=40)
+    rows = 17_000_000
+    with pq.ParquetWriter(long, stored.schema, store_schema=False) as writer:
+        piece = pa.table({name: pa.repeat(stored[name][0], rows) for name in stored.column_names}, stored.schema)
+        writer.write_table(piece)
+    assert len(long.getvalue()) < 1 << 20
+    with pytest.raises(RecordError, match="has 17000000 rows; its record allows 16777216"):
+        ImageTable.from_parquet(long.getvalue(), max_rows=10**9)
+
+
 def test_rows_out_of_order_and_metadata_are_refused():
     """One table has one form on disk: its hash means nothing otherwise."""
     attacks = sample_attacks(sample_images(4), "l2:1.0", "autoattack", 4)

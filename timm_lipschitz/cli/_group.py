@@ -2,6 +2,7 @@
 
 import errno
 import traceback
+import unicodedata
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ from ._interrupts import Terminated, sigterm_as_exception
 __all__ = ["CommandGroup"]
 
 # "No such option", "missing argument" and the like: typer exports the class under no name of its own.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _UsageError: Any = typer.BadParameter.__base__
 
 
@@ -53,5 +55,10 @@ class CommandGroup(TyperGroup):
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, (TimmLipschitzError, OSError)):
-        return f"error: {error}"
-    return f"error: unexpected {type(error).__name__}: {error} (add --debug for the traceback)"
+        return _visible(f"error: {error}")
+    return _visible(f"error: unexpected {type(error).__name__}: {error} (add --debug for the traceback)")
+
+
+def _visible(text: str) -> str:
+    """What would steer a terminal, or reorder the text, as its escape: messages repeat what files and people say."""
+    return "".join(c if c == "\n" or unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in text)

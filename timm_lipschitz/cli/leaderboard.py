@@ -25,6 +25,9 @@ leaderboard = typer.Typer(
 )
 
 
+LARGEST_DATA = 1 << 36  # bytes, of a data set that is resized to what a record states
+
+
 class RepositoryKind(StrEnum):
     """What a leaderboard is published as."""
 
@@ -149,6 +152,7 @@ def verify(
 
     from ..data import load_dataset
     from ..device import pick_device
+    from ..errors import RecordError
     from ..leaderboard import find_entry
     from ..leaderboard.verification import named_model
     from ..leaderboard.verification import verify as verify_run
@@ -158,6 +162,11 @@ def verify(
     run = find_entry(leaderboards, entry).run
     record = run.record
     spec = named_model(record) if model is None else model
+    if record.dataset.size * record.model.pixels > LARGEST_DATA:
+        raise RecordError(
+            f"{entry}: {record.dataset.size} images of {record.model.input_size} are more than {LARGEST_DATA >> 30} "
+            "GiB: the record states a size that nothing here has"
+        )
     where = pick_device(device)
     drawn = secrets.randbelow(2**32) if seed is None else seed
     dataset = load_dataset(record.dataset.name, record.dataset.split, data_dir, img_size=(record.model.input_size[1:]))

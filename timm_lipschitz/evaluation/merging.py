@@ -1,7 +1,8 @@
 """From the chunks of a run to its two tables and the settings of its attacks.
 
 For an image, an attack and a norm the chunks may hold several successes, at several eps. The closest one counts at
-every eps: an image broken at an eps is broken at every larger one, and also at a smaller one that reaches the point.
+every eps: an image broken at an eps is broken at every larger one, and also at a smaller one that reaches the point. It
+counts in another norm, too, where every perturbation of its length lies within eps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,8 @@ from ..records import (
     Status,
     certified_mask,
 )
-from ..threat_model import ThreatModel
+from ..records.certified import largest_per_unit
+from ..threat_model import NORMS, Norm, ThreatModel
 
 _COUNTS = ("corrected", "discarded", "forwards", "queries")  # of every attack at every threat model
 
@@ -118,6 +120,9 @@ def merge_attacks(
             certified_mask(table, threat_model, manifest.model.pixels)[:count] for table in (images, lowered)
         )
         distance = found.distance(attack, threat_model.norm).copy()
+        elsewhere = found.bound(attack, threat_model.norm, manifest.model.pixels)
+        reached = (distance > threat_model.radius) & (elsewhere <= threat_model.radius)
+        distance[reached] = elsewhere[reached]
         lost = was & ~proved  # mostly not attacked, as certified: the point inside stands for all attacks
         for index in np.flatnonzero(lost):
             distance[index] = min(distance[index], found.flips[int(index)][threat_model.norm])
@@ -177,6 +182,15 @@ class _Found:
     def distance(self, attack: str, norm: str) -> NDArray[np.float64]:
         """(N,) of the closest success of an attack in a norm at any eps, infinite where there is none."""
         return self._distances.setdefault((attack, norm), np.full(self.count, np.inf))
+
+    def bound(self, attack: str, norm: Norm, pixels: int) -> NDArray[np.float64]:
+        """(N,) upper bounds of the distance in ``norm`` of the closest successes in the other norms."""
+        found = np.full(self.count, np.inf)
+        for other in NORMS:
+            if other != norm and (attack, other) in self._distances:
+                factor = largest_per_unit(other, norm, pixels) * (1 + 1e-12)  # the product rounds
+                np.minimum(found, self._distances[attack, other] * factor, out=found)
+        return found
 
     def seen(self, attack: str, threat_model: ThreatModel) -> NDArray[np.bool_]:
         """(N,) whether an attack was run on an image at a threat model, or looked for its closest point in the norm."""

@@ -44,7 +44,7 @@ def _entries(root: Path) -> dict[str, bytes]:
     configs = "".join(f"- config_name: {name}\n  data_files: {name}/leaderboard.csv\n" for name in dataset_names(root))
     front = "---\npretty_name: Certified and attacked accuracy\ntags:\n- certified-robustness\n- timm-lipschitz\n"
     readme = root / "README.md"
-    about = read_regular_file(readme, _MAX_BYTES).decode() if lexists(readme) else "# Leaderboards\n"
+    about = read_regular_file(readme, _MAX_BYTES).decode(errors="replace") if lexists(readme) else "# Leaderboards\n"
     found["README.md"] = f"{front}{f'configs:{chr(10)}{configs}' if configs else ''}---\n{about}".encode()
     return found
 

@@ -19,7 +19,7 @@ settings of an attack
     equal, and none is left out, but for the batch size and the library's version: a weaker attack under a strong one's
     name would leave images standing.
 training
-    what the checkpoint says of it.
+    what the checkpoint says of it; weights that say nothing confirm nothing, which is a remark.
 """
 
 import math
@@ -40,8 +40,8 @@ MARGIN_TOLERANCE_FLOAT32 = 1e-3
 RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
 
-_OF_THE_RUN = {"batch_size", "library_version", "notes"}
 _COUNTS = {"corrected", "discarded", "forwards", "queries", "halved", "audited"}
+_OF_THE_RUN = {"batch_size", "library_version"} | _COUNTS
 
 # Not the family, which follows from how the model is named.
 _MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
@@ -73,6 +73,8 @@ def compare(recorded: Run, measured: Run, sample: NDArray[np.int64]) -> Comparis
     """
     result = Comparison()
     result.findings += _about_the_model(recorded.record, measured.record)
+    if measured.record.training is None and recorded.record.training is not None:
+        result.remarks.append("how the network was trained is not confirmed: these weights do not say it")
     rows = np.searchsorted(recorded.images.index, sample)
     before, now = _Columns.of(recorded.images, rows), _Columns.of(measured.images, np.arange(len(sample)))
     certified = measured.record.certification is not None
@@ -134,7 +136,7 @@ def _about_the_model(recorded: Record, measured: Record) -> Iterator[Finding]:
         hidden = set(measured.certification.asserted) - set(recorded.certification.asserted)
         for module in sorted(hidden):
             yield Finding(-1, f"the bound of {module} is asserted, and the record does not say so")
-    if recorded.training != measured.training:
+    if measured.training is not None and recorded.training != measured.training:
         yield Finding(-1, f"training: {recorded.training} recorded, the checkpoint says {measured.training}")
 
 
@@ -169,22 +171,37 @@ def _examples_inside(recorded: Run, radius: NDArray[np.float64], sample: NDArray
 def _other_settings(recorded: Record, measured: Record) -> Iterator[Finding]:
     ran = {attack.name: attack.settings for attack in measured.attacks}
     for attack in recorded.attacks:
-        now = ran.get(attack.name, {})
-        if attack.name in ran and _stated(attack.settings):  # nothing, where every image was certified
-            for name in sorted(_stated(now) - _stated(attack.settings)):
-                yield Finding(-1, f"{attack.name} ran with {name} {now.get(name, '')!r} now, the record states none")
-        for name in sorted(attack.settings.keys() & now.keys()):
-            # a name with a space is a count of this run: "queries l2:1.0"
-            if " " in name or name in _OF_THE_RUN or attack.settings[name] == now[name]:
-                continue
-            yield Finding(
-                -1, f"{attack.name} ran with {name} {attack.settings[name]!r} in the record, {now[name]!r} now"
-            )
+        if attack.name not in ran:
+            continue
+        differ: dict[tuple[str, str, str], list[str]] = {}
+        for at in _attacked_at(recorded, attack.name):
+            before, now = _settings_at(attack.settings, at), _settings_at(ran[attack.name], at)
+            for name in sorted(before.keys() | now.keys()):
+                said, does = (repr(found[name]) if name in found else "not stated" for found in (before, now))
+                if said != does:
+                    differ.setdefault((name, said, does), []).append(at)
+        for (name, said, does), where in differ.items():
+            yield Finding(-1, f"{attack.name} at {', '.join(where)}: {name} is {said} in the record, {does} now")
 
 
-def _stated(settings: Mapping[str, object]) -> set[str]:
-    """Names of settings, without the counts of a run and without threat models (``apgdt.eps l2:1.0``)."""
-    return {name.partition(" ")[0] for name in settings} - _OF_THE_RUN - _COUNTS
+def _attacked_at(record: Record, attack: str) -> list[str]:
+    """Threat models at which an attack had something to do: where all is certified it ran nowhere, and says nothing."""
+    return [
+        figures.threat_model
+        for figures in record.results.threat_models
+        for one in figures.attacks
+        if one.attack == attack and one.attacked.count
+    ]
+
+
+def _settings_at(settings: Mapping[str, object], at: str) -> dict[str, object]:
+    """What an attack ran with at a threat model: a setting that differs among them has its name behind it."""
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        base, _, where = name.partition(" ")
+        if base not in _OF_THE_RUN and where in ("", at):
+            found[base] = value
+    return found
 
 
 def _compare_attacks(recorded: Run, measured: Run, sample: NDArray[np.int64], result: Comparison) -> None:

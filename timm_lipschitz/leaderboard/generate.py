@@ -27,11 +27,11 @@ def build(leaderboards_dir: Path | str) -> list[Path]:
         RunDirectoryError: a table could not be written.
     """
     root = Path(leaderboards_dir)
-    names = dataset_names(root)
+    dataset_names(root)  # a folder that is not there is not made
     with locked(root):
         reported = load_reported(root / REPORTED)
         tables = _reported_tables(root, reported)
-        for dataset in names:
+        for dataset in dataset_names(root):
             entries = [load_entry(root, dataset, record_id) for record_id in record_ids(root, dataset)]
             tables |= _tables(root, dataset, entries, reported)
         for folder in {path.parent for path in tables}:
@@ -70,7 +70,12 @@ def check(leaderboards_dir: Path | str) -> Checked:
         problems += _stale(root, _reported_tables(root, reported))
     except RecordError as error:
         problems.append(str(error))
-    for dataset in dataset_names(root):
+    names: list[str] = []
+    try:
+        names = dataset_names(root)
+    except RecordError as error:
+        problems.append(str(error))
+    for dataset in names:
         try:
             loaded, broken = _load_all(root, dataset)
             problems += broken or _stale(root, _tables(root, dataset, loaded, reported))

@@ -6,6 +6,7 @@ is nicer than measured. What a record does not hold (paper, authors, venue) is l
 and what falls short of RobustBench's rules is said in ``footnote``.
 """
 
+from collections.abc import Mapping
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -22,6 +23,15 @@ FOLDERS = {"linf": "Linf", "l2": "L2"}
 
 _TABLES = {"linf": ("cifar10", "cifar100", "imagenet"), "l2": ("cifar10",)}  # that RobustBench has, by norm
 _ATTACK = "autoattack"
+_STANDARD = {
+    "sub_attacks": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "apgd-ce.n_iter": 100,
+    "apgd-t.n_iter": 100,
+    "apgd-t.n_target_classes": 9,
+    "fab-t.n_iter": 100,
+    "fab-t.n_target_classes": 9,
+    "square.n_queries": 5000,
+}  # of L2 and L-infinity, for ten classes or more
 
 
 def model_info(record: Record, threat_model: str | None = None) -> dict[str, Any]:
@@ -42,7 +52,7 @@ def model_info(record: Record, threat_model: str | None = None) -> dict[str, Any
         "link": "",
         "name": entry_name(record),
         "authors": "",
-        "additional_data": _additional_data(record),
+        "additional_data": None,
         "number_forward_passes": 1,
         "dataset": record.dataset.name,
         "venue": "",
@@ -71,11 +81,6 @@ def _chosen(record: Record, threat_model: str | None) -> tuple[ThreatModel, Atta
     return ThreatModel.parse(name), found[name]
 
 
-def _additional_data(record: Record) -> bool | None:
-    """False for a network trained by this package, which takes one data set; None where the record does not say."""
-    return None if record.training is None or record.training.data_sha256 is None else False
-
-
 def _shortfalls(record: Record, at: ThreatModel, attack: AttackFigures) -> list[str]:
     """What keeps the figures from being RobustBench's own."""
     notes = []
@@ -91,12 +96,22 @@ def _shortfalls(record: Record, at: ThreatModel, attack: AttackFigures) -> list[
     settings = next(entry.settings for entry in record.attacks if entry.name == _ATTACK)
     changed = settings.get("notes") or ()
     notes += [str(note) for note in changed] if isinstance(changed, tuple) else [str(changed)]
+    if not changed and (other := _other_than_standard(settings)):
+        notes.append(f"Not the standard version: {other}.")
     together = None if (figures := record.results.at(str(at))) is None else figures.robust
     if together is not None and together.count < attack.robust.count:
         notes.append(f"All attacks of the record together leave {_percent(together)}%.")
     if attack.proved.count:
         notes.append(f"{attack.proved.count} images are certified at this eps and were not attacked.")
     return notes
+
+
+def _other_than_standard(settings: Mapping[str, object]) -> str:
+    """The first setting of AutoAttack that the record states otherwise than the standard version has it, or not."""
+    for name, standard in _STANDARD.items():
+        if settings.get(name) != standard:
+            return f"{name} is {settings.get(name, 'not stated')!r}, and there {standard!r}"
+    return ""
 
 
 def _eps(at: ThreatModel) -> str:

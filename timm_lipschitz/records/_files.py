@@ -94,9 +94,9 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
             f"cannot write {str(current)!r}: {_reason(error)}; what was there before is unchanged"
         ) from error
     finally:
-        if not finished:  # interrupts included
-            for path in backups.keys() - temporaries.keys():
-                _take_back(path, backups[path])
+        if not finished:  # an interrupt included, which may come behind a rename and before its note
+            for path, backup in backups.items():
+                _take_back(path, backup)
         for leftover in (*temporaries.values(), *backups.values()):
             if leftover is not None:
                 with suppress(OSError):

@@ -1,6 +1,7 @@
 """Canonical JSON of the schemas, and reading it back without trust."""
 
 import json
+from collections import Counter
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -40,11 +41,17 @@ def describe(name: str, error: ValidationError) -> str:
     """The first few broken fields with what was given."""
     lines = []
     for detail in error.errors(include_url=False)[:5]:
-        field = ".".join(str(part) for part in detail["loc"]) or "(whole)"
+        field = ".".join(_printable(part) for part in detail["loc"]) or "(whole)"
         lines.append(f"{name}: {field}: {detail['msg']}, got {repr(detail['input'])[:80]}")
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)
+
+
+def _printable(part: int | str) -> str:
+    """A field's name, which a file may have made up, as `repr` shows it where it is no plain name."""
+    text = str(part)
+    return text if text.replace("_", "").isalnum() and text.isascii() else repr(text)[:80]
 
 
 def differences(old: StrictModel, new: StrictModel) -> list[tuple[str, Any, Any]]:
@@ -72,6 +79,6 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"field given twice: {next(key for key in keys if keys.count(key) > 1)!r}")
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"field given twice: {twice!r}")
     return result

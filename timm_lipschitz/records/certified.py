@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timm_lipschitz.records.tables import ImageTable
-from timm_lipschitz.threat_model import ThreatModel
+from timm_lipschitz.threat_model import Norm, ThreatModel
 
 
 def l2_threshold(threat_model: ThreatModel, pixels: int) -> float:
@@ -40,6 +40,12 @@ def certified_mask(images: ImageTable, threat_model: ThreatModel, pixels: int) -
     return is_certified(images.correct, images.radius, threat_model, pixels)
 
 
+def largest_per_unit(norm: Norm, other: Norm, pixels: int) -> float:
+    """The largest norm ``other`` of a perturbation of so many entries whose ``norm`` is 1."""
+    power = {"l1": 1.0, "l2": 0.5, "linf": 0.0}  # of the number of entries, for one where all are equal
+    return float(pixels) ** max(0.0, power[other] - power[norm])
+
+
 def l2_per_unit(threat_model: ThreatModel, pixels: int) -> float:
     """The largest L2 norm of a perturbation whose norm in the threat model is 1."""
-    return math.sqrt(pixels) if threat_model.norm == "linf" else 1.0
+    return largest_per_unit(threat_model.norm, "l2", pixels)

@@ -17,6 +17,9 @@ from timm_lipschitz.records.schema import Count, ModelInfo, StrictModel
 from timm_lipschitz.records.tables import AttackTable, ImageTable
 
 MAX_EXAMPLES = 8
+ROUNDING_FLIP = 1e-3
+"""How far inside a radius, relatively, rounding in float32 may let an example lie that is none in float64."""
+
 _MAX_PIXELS = 1 << 20
 """Of all images of a file together: fewer of them where they are large."""
 
@@ -67,9 +70,11 @@ class Examples:
         for name, dtype in _DTYPES.items():
             if getattr(self, name).dtype != dtype:
                 raise RecordError(f"examples: {name} is {getattr(self, name).dtype}, expected {np.dtype(dtype)}")
-        count = len(self.index)
+        count = self.index.size
         if self.image.ndim != 4 or self.image.shape != self.adversarial.shape or len(self.image) != count:
             raise RecordError(f"examples: image {self.image.shape} and adversarial {self.adversarial.shape} do not fit")
+        if self.image.size == 0:
+            raise RecordError(f"examples: {count} images of shape {self.image.shape[1:]}")
         if self.prediction.shape != (count,) or self.index.shape != (count,) or np.any(np.diff(self.index) <= 0):
             raise RecordError("examples: index must be sorted, each image once, with one prediction an image")
         if not 1 <= count <= examples_of(self.image[0].size if count else 1):
@@ -100,6 +105,7 @@ class Examples:
             raise RecordError("examples: a prediction that is no other class")
         if not np.all(self.distance > 0):
             raise RecordError("examples: a point that is its own image: there is no difference to look at")
+        self._check_balls(images.radius[rows], images.label[rows])
         closest = attacks.smallest_distance(self.index, "l2")
         wrong = ~(np.abs(self.distance - closest) <= 1e-9 * np.maximum(1.0, self.distance))
         if wrong.any():
@@ -108,6 +114,20 @@ class Examples:
                 f"examples: image {self.index[first]} has a point at distance {self.distance[first]!r}, the tables "
                 f"hold {closest[first]!r}"
             )
+
+    def _check_balls(self, radius: NDArray[np.float64], label: NDArray[np.int64]) -> None:
+        """No picture of one class, and no point taken for another, lies in the certified ball of a picture."""
+        image, point = (pixels.astype(np.float64).reshape(len(label), -1) for pixels in (self.image, self.adversarial))
+        for row, (own, reach) in enumerate(zip(label, radius, strict=True)):
+            to_images, to_points = (np.sqrt(np.square(x - image[row]).sum(axis=1)) for x in (image, point))
+            inside = (label != own) & (to_images < (radius + reach) * (1 - 1e-6))  # correct: their class is their label
+            inside |= (self.prediction != own) & (to_points < reach * (1 - ROUNDING_FLIP))
+            if inside.any():
+                other = self.index[int(np.argmax(inside))]
+                raise RecordError(
+                    f"examples: the certified radius {reach:.9g} of image {self.index[row]} cannot be true: image "
+                    f"{other} or its adversarial example, of another class, lies within reach"
+                )
 
     def to_bytes(self) -> bytes:
         """The content of ``examples.safetensors``; equal examples give equal bytes."""
@@ -124,7 +144,7 @@ class Examples:
         try:
             tensors = load(data)
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise RecordError(f"examples.safetensors is not readable: {error}") from error
+            raise RecordError(f"examples.safetensors is not readable: {str(error)!r}") from error
         names = {field.name for field in fields(cls)}
         if set(tensors) != names:
             raise RecordError(f"examples.safetensors holds {sorted(tensors)}, expected {sorted(names)}")

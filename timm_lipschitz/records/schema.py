@@ -6,10 +6,20 @@ Building one with wrong values raises ``pydantic.ValidationError``; reading one 
 
 import math
 import unicodedata
+from collections import Counter
 from fractions import Fraction
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from timm_lipschitz.errors import InvalidInputError, RecordError
 from timm_lipschitz.records.identifiers import safe_record_id
@@ -17,6 +27,7 @@ from timm_lipschitz.records.statistics import percent_down, percent_up, wilson_i
 from timm_lipschitz.threat_model import ThreatModel
 
 SCHEMA_VERSION = 1
+_MOST = 64  # attacks, and threat models, of one run; `FailFast`: a list of a million mistakes is one
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats such as U+202E, surrogates, line and paragraph ends
 _Value = TypeVar("_Value")
 
@@ -62,8 +73,9 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterVali
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_visible)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ThreatModelText = Annotated[str, AfterValidator(_canonical_threat_model)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+PositiveCount = Annotated[int, Field(ge=1, lt=2**53)]
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Bound = Annotated[float, Field(ge=0)]
@@ -130,7 +142,7 @@ class ModelInfo(StrictModel):
     name: Text
     family: Name
     parameters: Count
-    input_size: tuple[PositiveCount, PositiveCount, PositiveCount]
+    input_size: tuple[Side, Side, Side]
     num_classes: Annotated[int, Field(ge=2)]
     lipschitz: PositiveFloat | None
     lipschitz_rigorous: Bound | None = None
@@ -278,7 +290,7 @@ class ThreatModelFigures(StrictModel):
 
     threat_model: ThreatModelText
     certified: Figure
-    attacks: tuple[AttackFigures, ...]
+    attacks: Annotated[tuple[AttackFigures, ...], FailFast(), Field(max_length=_MOST)]
     robust: Figure | None
 
     @model_validator(mode="after")
@@ -295,7 +307,7 @@ class Results(StrictModel):
     """All figures of a run: a view of the two tables."""
 
     clean: Figure
-    threat_models: tuple[ThreatModelFigures, ...]
+    threat_models: Annotated[tuple[ThreatModelFigures, ...], FailFast(), Field(max_length=_MOST)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -333,7 +345,7 @@ class Record(StrictModel):
     training: TrainingInfo | None = None
     certification: CertificationInfo | None
     attacked: Selection | None
-    attacks: tuple[AttackSettings, ...]
+    attacks: Annotated[tuple[AttackSettings, ...], FailFast(), Field(max_length=_MOST)]
     seed: Seed
     numeric: NumericFlags
     versions: VersionMap
@@ -365,5 +377,5 @@ def _check_selection(selection: Selection, size: int, field: str) -> None:
 
 
 def _check_unique(names: list[str], what: str) -> None:
-    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+    if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"{what} given twice: {', '.join(duplicates)}")

@@ -248,6 +248,9 @@ def _check(record: Record, images: ImageTable, attacks: AttackTable) -> None:
         raise RecordError("images: a certified radius in a record without a certification")
     if unknown := sorted(set(attacks.attack.tolist()) - {attack.name for attack in record.attacks}):
         raise RecordError(f"attacks: no settings are recorded for {unknown[0]!r}")
+    ran = {str(name) for name in attacks.attack[np.isin(attacks.status, ["broken", "standing"])]}
+    if silent := sorted(attack.name for attack in record.attacks if attack.name in ran and not attack.settings):
+        raise RecordError(f"attacks: {silent[0]!r} attacked images, and no setting of it is recorded")
     if record.status == "complete":
         check_coverage(attacks, [attack.name for attack in record.attacks], record.attacked)
     threat_models = [ThreatModel.parse(figures.threat_model) for figures in record.results.threat_models]

@@ -73,7 +73,7 @@ class ImageTable:
         agrees = self.prediction == self.label
         _refuse(
             "images: 'correct' contradicts label, prediction and margin",
-            (self.correct & ~(agrees & (self.margin >= 0))) | (~self.correct & agrees & (self.margin > 0)),
+            (self.correct & ~(agrees & (self.margin >= 0))) | (~self.correct & (self.margin > 0)),
             self.index,
             self.prediction,
         )
@@ -239,6 +239,8 @@ class AttackTable:
 
 
 _TEXT_COLUMNS = ("threat_model", "attack", "status")
+_ROWS_IN_GROUP = 1 << 20
+_MAX_ROWS = 1 << 24  # 1.3 GB at the most once read: 10,000 images under 64 attacks at 26 threat models
 _MAX_CHARACTERS = 100  # of a text; the schema of the record allows as many in an attack's name
 _MAX_BYTES_PER_ROW, _MAX_BYTES_OF_AN_EMPTY_TABLE = 2048, 1 << 20  # unpacked; a row of 100-character texts has 1,220
 
@@ -265,7 +267,7 @@ def _write(table: "pa.Table", use_dictionary: bool) -> bytes:
     pq.write_table(
         table,
         buffer,
-        row_group_size=1 << 20,
+        row_group_size=_ROWS_IN_GROUP,
         version="2.6",
         data_page_version="1.0",
         compression="zstd",
@@ -283,23 +285,31 @@ def _read(data: bytes, schema: "pa.Schema", max_rows: int, name: str) -> "pa.Tab
 
     try:
         metadata = pq.read_metadata(io.BytesIO(data))
-        if metadata.num_rows > max_rows:  # before anything is unpacked
-            raise RecordError(f"{name} has {metadata.num_rows} rows; its record allows {max_rows}")
+        found = metadata.schema.to_arrow_schema()
+        if not found.equals(schema):
+            raise RecordError(f"{name} has columns {_columns(found)}; expected are {_columns(schema)}")
+        if metadata.num_rows > min(max_rows, _MAX_ROWS):  # before anything is unpacked
+            raise RecordError(f"{name} has {metadata.num_rows} rows; its record allows {min(max_rows, _MAX_ROWS)}")
+        if metadata.num_row_groups > 1 + metadata.num_rows // _ROWS_IN_GROUP:
+            raise RecordError(f"{name} has {metadata.num_row_groups} groups of {metadata.num_rows} rows in all")
         unpacked = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         if unpacked > metadata.num_rows * _MAX_BYTES_PER_ROW + _MAX_BYTES_OF_AN_EMPTY_TABLE:
             raise RecordError(f"{name} unpacks to {unpacked} bytes, too many for its {metadata.num_rows} rows")
         # Texts stay one copy each, with numbers that point to them, however long they are and often they occur.
         file = pq.ParquetFile(io.BytesIO(data), read_dictionary=[f.name for f in schema if pa.types.is_string(f.type)])
-        found = metadata.schema.to_arrow_schema()
-        if not found.equals(schema):
-            raise RecordError(f"{name} has columns\n{found}\nexpected are\n{schema}")
         if metadata.metadata:
             raise RecordError(f"{name} carries metadata of its own, under {', '.join(map(repr, metadata.metadata))}")
         table = file.read(use_threads=False)
         table.validate(full=True)
         return table
+    except MemoryError as error:  # pyarrow's own among them
+        raise RecordError(f"{name} takes more memory than there is") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordError(f"{name} is not readable as Parquet: {error}") from error
+
+
+def _columns(schema: "pa.Schema") -> str:
+    return ", ".join(f"{field.name!r} {field.type}{' or null' if field.nullable else ''}" for field in schema)
 
 
 def _short_texts(column: "pa.ChunkedArray", name: str) -> NDArray[np.str_]:
