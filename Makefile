@@ -1,5 +1,5 @@
 # make quickstart   sets up, then certifies and attacks the shipped MNIST model offline
-# make test         sets up, then lints, type-checks and runs every test
+# make test         sets up, then lints, type-checks and runs the tests
 #
 # Needs Python 3.11 or newer with venv and pip. Another interpreter: make test PYTHON=python3.12
 

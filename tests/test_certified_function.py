@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from timm_lipschitz import certify, evaluate, fold
 from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import NotCertifiableError, UncertifiedWarning
-from timm_lipschitz.layers import ContractionHead, Flatten, LipschitzSequential, Rescale, SandwichLinear
+from timm_lipschitz.layers import (
+    Affine,
+    ContractionHead,
+    Flatten,
+    LipschitzSequential,
+    Rescale,
+    SandwichLinear,
+    Scaling,
+    Step,
+)
 
 SHAPE = (3, 2, 2)
 
@@ -138,6 +147,25 @@ def test_a_layer_that_computes_another_function_than_it_says_is_refused() -> Non
     for use in (fold, lambda changed: certify(changed, images())):
         with pytest.raises(NotCertifiableError, match="computes another function than its explicit operators"):
             use(model)
+
+
+class BrightOnly(nn.Module):
+    """The identity, as it says, but for images brighter than noise ever is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1000 * torch.relu(x.mean(dim=1, keepdim=True) - 0.95)
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        return [Affine(Scaling(1.0, in_shape), None)]
+
+
+def test_a_part_from_elsewhere_is_compared_on_the_images_that_are_certified() -> None:
+    """Noise does not find it; an image on which the model predicts something else has no certificate."""
+    model = composed(BrightOnly())
+    assert certify(model, images()).radius.max() > 0
+    bright = torch.cat([images(7), torch.ones(1, *SHAPE)])
+    with pytest.raises(NotCertifiableError, match=r"another function than its explicit .* for an image to certify"):
+        certify(model, bright)
 
 
 def test_the_comparison_leaves_the_global_generator_and_the_model_alone() -> None:

@@ -116,6 +116,42 @@ def test_commands_of_the_example_run(my_networks: Path) -> None:
     assert (my_networks / "runs" / "mine" / "record.json").is_file()
 
 
+def test_the_commands_of_the_first_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order and as typed, but on fewer images. (train needs data that do not ship.)"""
+    monkeypatch.chdir(tmp_path)
+    fewer = {"certify": ["--limit", "20"], "evaluate": ["--limit", "8"]}
+    done = []
+    for line in commands("getting-started.md"):
+        words = ["4" if word == "100" else word for word in shlex.split(line)[1:]]
+        if "local-dir:runs/mine" in words or words[0] == "train":
+            continue
+        result = call(*words, *fewer.get(words[0], []))
+        assert result.exit_code == 0, result.output
+        done.append(" ".join(words[:2]))
+    assert done == [
+        "certify sandwich_mlp.mnist",
+        "evaluate sandwich_mlp.mnist",
+        "leaderboard add",
+        "leaderboard build",
+    ]
+    assert "mine.mnist" in (tmp_path / "boards" / "mnist" / "README.md").read_text()
+
+
+TYPED = ("timm-lipschitz ", "torchrun ", "pip install ", "make ")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_indented_is_a_command_or_no_code(page: str) -> None:
+    """Commands are run or parsed by the tests of this file; what else is indented is a formula or a listing."""
+    prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL).replace("\\\n", " ")
+    for block in re.findall(r"(?:^\n)((?: {4}.+\n)+)", prose, re.MULTILINE):
+        first = block.strip().split("\n")[0]
+        if first.startswith(TYPED):
+            assert all(line.strip().startswith(TYPED) for line in block.strip().split("\n")), block
+        else:
+            assert not re.match(r"(python|import|from|git|cd|export|source) ", first), block
+
+
 @pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands(page)])
 def test_commands_parse(page: str, line: str) -> None:
     command, arguments = typer.main.get_command(app), shlex.split(line)[1:]

@@ -15,6 +15,7 @@ import pytest
 import typer.main
 import yaml
 
+import timm_lipschitz
 from timm_lipschitz.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -194,3 +195,7 @@ def test_the_issue_form_has_what_forms_need() -> None:
     identifiers = [part["id"] for part in fields]
     assert len(set(identifiers)) == len(identifiers)
     assert all(part["attributes"]["label"] for part in fields)
+
+
+def test_the_version_to_cite_is_the_package_s() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == timm_lipschitz.__version__

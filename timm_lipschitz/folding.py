@@ -75,25 +75,49 @@ def require_same_function(model: nn.Module, network: nn.Module, in_shape: tuple[
     made the two differ. Left out are networks with fused layers, whose weights are compared with those that were fused,
     and those that have no ``forward`` and are nothing but their steps.
     """
-    if type(model).forward is nn.Module.forward or any(isinstance(part, FusedLayers) for part in model.modules()):
+    if not _has_forward_to_compare(model):
         return
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     noise = torch.rand(2, *in_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
-    says = network.to(device)(noise).flatten(1)
-    does = copy.deepcopy(model).to(torch.float64).eval()(noise).flatten(1)
+    does = copy.deepcopy(model).to(torch.float64).eval()(noise)
+    require_same_logits(model, does, network.to(device)(noise), "an image of noise")
+
+
+def copy_to_compare(model: nn.Module) -> nn.Module | None:
+    """The model in float64, to be run beside its explicit operators; None where all its parts are this package's.
+
+    Those do what their ``explicit`` says (the tests of the layers), a class from elsewhere may do something else on
+    other images than noise.
+    """
+    ours = all(type(part).__module__.partition(".")[0] in ("timm_lipschitz", "torch") for part in model.modules())
+    if ours or not _has_forward_to_compare(model):
+        return None
+    return copy.deepcopy(model).to(torch.float64).eval()
+
+
+def _has_forward_to_compare(model: nn.Module) -> bool:
+    fused = any(isinstance(part, FusedLayers) for part in model.modules())
+    return not fused and type(model).forward is not nn.Module.forward
+
+
+def require_same_logits(model: nn.Module, does: Tensor, says: Tensor, image: str) -> None:
+    """Raises `NotCertifiableError` where logits (B, K) of the model differ from those of its explicit operators."""
+    does, says = does.flatten(1), says.flatten(1)
+    row = 0
     if does.shape == says.shape:
-        largest = says.abs().max().clamp(min=1.0)
-        if not bool((does - says).abs().max() > 1e-6 * largest):  # NaN is refused where images are certified
+        apart = (does - says).abs().amax(dim=1) > 1e-6 * says.abs().amax(dim=1).clamp(min=1.0)
+        if not bool(apart.any()):  # NaN is refused where images are certified
             return
+        row = int(apart.nonzero()[0])
     raise NotCertifiableError(
         f"{type(model).__name__} is not certifiable: it computes another function than its explicit operators (logits "
-        f"{_shown(does)} against {_shown(says)} for an image of noise); look for a layer whose `explicit` is not what "
+        f"{_shown(does, row)} against {_shown(says, row)} for {image}); look for a layer whose `explicit` is not what "
         "its `forward` does, or for one that was changed from outside"
     )
 
 
-def _shown(logits: Tensor) -> str:
-    some = ", ".join(f"{value:.4g}" for value in logits[0, :3].tolist())
+def _shown(logits: Tensor, row: int) -> str:
+    some = ", ".join(f"{value:.4g}" for value in logits[row, :3].tolist())
     return f"({some}{', ...' if logits.shape[1] > 3 else ''})"
 
 

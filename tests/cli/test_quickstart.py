@@ -55,6 +55,9 @@ def test_the_commands_it_ends_with_exist(tmp_path: Path) -> None:
 
     assert call(*add).exit_code == 0
     assert (tmp_path / "leaderboards" / "mnist" / "sandwich_mlp.mnist.json").exists()
+    *_, elsewhere, _ = printed_commands(call("quickstart", *OPTIONS).stdout)
+    assert elsewhere[-2:] == ["--dir", "boards"], "the name is taken now"
+    assert call(*elsewhere).exit_code == 0
     missing_folder = call(*train)
     assert missing_folder.exit_code == 1
     assert "The folder DIR does not exist" in missing_folder.stderr

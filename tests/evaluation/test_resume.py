@@ -31,7 +31,7 @@ from evaluation.small_runs import (
 from torch import nn
 
 from timm_lipschitz.errors import DamagedChunkError, RecordError, RunDirectoryError
-from timm_lipschitz.evaluation import evaluate
+from timm_lipschitz.evaluation import _lock, evaluate
 from timm_lipschitz.evaluation._lock import locked
 from timm_lipschitz.evaluation._ranks import Ranks
 from timm_lipschitz.evaluation.attacking import Attacker
@@ -431,3 +431,17 @@ def count_events(folder: Path) -> None:
     seen = count
     (folder / "events").write_text(str(seen))
     os._exit(0)
+
+
+def test_a_file_system_that_cannot_lock_is_named_and_not_taken_for_a_busy_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(_lock.fcntl, "flock", flock)
+    with (
+        pytest.raises(RunDirectoryError, match=r"cannot be locked \(Function not implemented\).*another file system"),
+        locked(tmp_path, Ranks()),
+    ):
+        pass

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..data import check_images, check_labels
 from ..errors import InvalidInputError, NonFiniteError, NotCertifiableError
-from ..folding import explicit_steps, input_shape, require_same_function
+from ..folding import copy_to_compare, explicit_steps, input_shape, require_same_function, require_same_logits
 from ..layers.folded import FoldedConvolution, FoldedPointwise
 from ..layers.full_float32 import full_float32
 from ..layers.operators import slack
@@ -153,6 +153,7 @@ class Certifier:
             self._operations = [(steps[segment.step].name, _operation(segment)) for segment in executed]
             self._segments = [nn.Sequential(*segment.to_modules()).to(self._device).eval() for segment in executed]
             require_same_function(model, nn.Sequential(*self._segments), self._shape)
+            self._compared = copy_to_compare(model)
             self._at_image = network_rounding(steps, plain, FLOAT64)
             self._in_ball = None
             if arithmetic != "real":
@@ -241,6 +242,8 @@ class Certifier:
             weighted = part.weighted(x)
         inputs.append(torch.stack([norms(weighted), torch.zeros_like(weighted[:, 0])], dim=1))
         error, exact = self._at_image.at(inputs)
+        if self._compared is not None:
+            require_same_logits(self._compared, self._compared(images.to(torch.float64)), x, "an image to certify")
         executed = x if self._float32 is None else self._float32(images.to(torch.float32)).to(torch.float64)
         return [x, executed, error, *exact]
 

@@ -126,7 +126,7 @@ def evaluate(
     from ..records import make_record_id, safe_record_id
     from ._command_line import print_next, typed_arguments, words
     from ._console import output
-    from ._folders import fresh_run_dir
+    from ._folders import board_for, fresh_run_dir
     from ._interrupts import resumable
     from ._results import print_estimate, print_run
     from ._stages import stages
@@ -197,4 +197,4 @@ def evaluate(
         return  # rank 0 says it
     print_run(run)
     output().print(f"\nrecord: {folder / 'record.json'}", markup=False)
-    print_next([words("leaderboard", "add", str(folder))])
+    print_next([words("leaderboard", "add", str(folder), *board_for(data, name))])

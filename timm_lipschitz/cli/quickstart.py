@@ -37,7 +37,7 @@ def quickstart(
     from ..records import write_atomic
     from ._command_line import print_next, typed_arguments, words
     from ._console import output
-    from ._folders import fresh_run_dir
+    from ._folders import board_for, fresh_run_dir
     from ._interrupts import resumable
     from ._results import print_run
     from ._stages import stages
@@ -66,7 +66,7 @@ def quickstart(
     print_next(
         [
             words("evaluate", "sandwich_mlp.mnist", "--data", "mnist", *more),
-            words("leaderboard", "add", str(folder)),
+            words("leaderboard", "add", str(folder), *board_for("mnist", run.record.id)),
             words("train", "sandwich_mlp", "--data", "mnist", "--data-dir", "DIR", "--out", "runs/mine"),
         ]
     )

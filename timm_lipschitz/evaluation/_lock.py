@@ -46,10 +46,15 @@ def _file_lock(path: Path, *, shared: bool) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise RunDirectoryError(
                 f"{path.parent} is in use by another process ({path.name} is locked): wait for it, or choose another "
                 "folder"
+            ) from error
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{path.parent} cannot be locked ({error.strerror}), so two processes could work on it at once: choose "
+                "a folder on another file system"
             ) from error
         yield
     finally:
