@@ -210,7 +210,7 @@ def test_seconds_per_epoch_stand_with_their_hardware(board: Path) -> None:
     assert "| 95.9 | 19 | 1.5M |" in text
     assert "trained on NVIDIA RTX A5000" in text
     page = (build_site(board, board.parent / "site").parent / "published.html").read_text()
-    assert '<th scope="col" class="number">Seconds per epoch</th>' in page
+    assert '<th scope="col" class="number wraps">Seconds per epoch</th>' in page
     assert '<td class="number">19</td>' in page
 
 
