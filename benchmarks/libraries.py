@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     from importlib.metadata import version
 
     from benchmarks.contest import ROOT
+    from timm_lipschitz.errors import RunDirectoryError
     from timm_lipschitz.records import Hardware, check_writable, software_versions, write_atomic
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
@@ -115,7 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
     options = parser.parse_args(typed)
     torch.set_num_threads(options.threads)
-    check_writable(options.out)
+    try:
+        check_writable(options.out)
+    except RunDirectoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     noise = Noise()
     x = torch.randn(options.batch_size, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     methods = {}

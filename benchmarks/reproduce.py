@@ -332,7 +332,6 @@ def print_table(networks: list[dict[str, Any]]) -> None:
                 of_bound = "-" if share is None else percent_down(share)
                 table.add_row("", "", f"slope {run['slope']['found']:.4g}, share of the bound %", of_bound, "-")
     output().print(table)
-    sources = {network["reported"]["source"]["url"] for network in networks if network["reported"]}
     rows = [network["reported"] for network in networks if network["reported"]]
     sources = sorted({row["source"]["url"] for row in rows})
     hardware = sorted({f", seconds on {row['hardware']}" for row in rows if row.get("hardware")})

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from timm_lipschitz import certify, evaluate, fold
 from timm_lipschitz.data import ImageDataset
-from timm_lipschitz.errors import NotCertifiableError, UncertifiedWarning
+from timm_lipschitz.errors import InvalidInputError, NotCertifiableError, UncertifiedWarning
 from timm_lipschitz.layers import (
+    Activation,
     Affine,
     ContractionHead,
     Flatten,
@@ -30,6 +31,7 @@ from timm_lipschitz.layers import (
     Scaling,
     Step,
 )
+from timm_lipschitz.models.loading import LoadedModel
 
 SHAPE = (3, 2, 2)
 
@@ -147,6 +149,36 @@ def test_a_layer_that_computes_another_function_than_it_says_is_refused() -> Non
     for use in (fold, lambda changed: certify(changed, images())):
         with pytest.raises(NotCertifiableError, match="computes another function than its explicit operators"):
             use(model)
+
+
+class Shifted(nn.Module):
+    """ReLU behind a bias, without a linear map before it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.linspace(-0.5, 0.5, shape[0]).reshape(-1, *[1] * (len(shape) - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.bias.to(x.dtype))
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        return [Activation("relu", in_shape, self.bias.detach().double().flatten())]
+
+
+def test_a_bias_behind_a_module_that_only_moves_pixels_is_added() -> None:
+    torch.manual_seed(0)
+    head = ContractionHead(12, 3)
+    for layers in ((Flatten(), Shifted((12,)), head), (Shifted(SHAPE), Flatten(), head)):
+        model = LipschitzSequential(*layers, in_shape=SHAPE).eval()
+        torch.testing.assert_close(fold(model)(images()), model(images()))
+        assert certify(model, images()).prediction.equal(model(images()).argmax(dim=1))
+
+
+def test_what_is_no_module_is_refused_with_the_way_out() -> None:
+    loaded = LoadedModel(registered(), "mine", "sandwich_mlp")
+    for function in (lambda: certify(loaded, images()), lambda: fold(loaded)):  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=r"a torch module is needed, not a LoadedModel: pass its `\.model`"):
+            function()
 
 
 class BrightOnly(nn.Module):

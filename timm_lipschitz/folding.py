@@ -25,7 +25,16 @@ from .layers.layout import join_batches
 from .layers.sequential import IMAGES_AT_ONCE
 from .layers.steps import out_shape
 
-__all__ = ["FoldedNetwork", "fold", "fold_steps"]
+__all__ = [
+    "FoldedNetwork",
+    "copy_to_compare",
+    "explicit_steps",
+    "fold",
+    "fold_steps",
+    "input_shape",
+    "require_same_function",
+    "require_same_logits",
+]
 
 
 class FoldedNetwork(FusedLayers):
@@ -124,6 +133,9 @@ def _shown(logits: Tensor, row: int) -> str:
 def explicit_steps(model: nn.Module, in_shape: tuple[int, ...] | None = None) -> list[Step]:
     """A model's explicit steps on the device of its weights. Raises `NotCertifiableError` for a model without any."""
     what = type(model).__name__
+    if not isinstance(model, nn.Module):
+        way_out = ": pass its `.model`" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise InvalidInputError(f"a torch module is needed, not a {what}{way_out}")
     if not hasattr(model, "explicit"):
         raise NotCertifiableError(
             f"{what} is not certifiable: it has no explicit operators and so no known Lipschitz bound; compose it with "

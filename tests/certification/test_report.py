@@ -153,6 +153,7 @@ def test_shares_are_not_rounded_up() -> None:
         "100.0",
     ]
     assert share_down(0.0, 0.0) == "100.0"
+    assert share_down(0.117 * (1 - 1e-16), 1.0) == "11.6", "exactly, not after a product that rounds up"
 
 
 @pytest.mark.parametrize("suffix", ["html", "md"])

@@ -80,3 +80,24 @@ def test_other_attacks_are_not_autoattack() -> None:
 def test_a_norm_without_a_table() -> None:
     with pytest.raises(InvalidInputError, match="tables for Linf, L2, and none for l1"):
         model_info(sample_run(threat_models=("l1:1.0",)).record)
+
+
+def test_settings_that_differ_among_threat_models_are_found_under_their_names() -> None:
+    """As `evaluate` writes them where an attack ran in two norms."""
+    record = sample_run(count=40, attacked=40).record
+    standard = {
+        "sub_attacks": ("apgd-ce", "apgd-t", "fab-t", "square"),
+        **dict.fromkeys(("apgd-ce.n_iter", "apgd-t.n_iter", "fab-t.n_iter"), 100),
+        "apgd-t.n_target_classes l2:1.0": 9,
+        "apgd-t.n_target_classes l2:1.58": 5,
+        "fab-t.n_target_classes": 9,
+        "square.n_queries": 5000,
+    }
+    attacks = tuple(
+        attack.model_copy(update={"settings": standard}) if attack.name == "autoattack" else attack
+        for attack in record.attacks
+    )
+    record = record.model_copy(update={"attacks": attacks})
+    assert "Not the standard version" not in model_info(record, "l2:1.0")["footnote"]
+    weaker = model_info(record, "l2:1.58")["footnote"]
+    assert "Not the standard version: apgd-t.n_target_classes is 5, and there 9." in weaker

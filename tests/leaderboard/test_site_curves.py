@@ -16,7 +16,8 @@ from timm_lipschitz.leaderboard.site.curves import (
     radius_grid,
     radius_quantiles,
 )
-from timm_lipschitz.leaderboard.site.words import distance_text, milliseconds_text, radius_text
+from timm_lipschitz.leaderboard.site.words import milliseconds_text
+from timm_lipschitz.records.statistics import thousandths_down, thousandths_up
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +108,8 @@ def test_quantiles_are_radii_of_the_table_that_enough_images_reach():
 
 @given(st.floats(0, 100))
 def test_radii_are_rounded_down_and_distances_up(value):
-    assert Fraction(radius_text(value)) <= Fraction(value) < Fraction(radius_text(value)) + Fraction(1, 1000)
-    assert Fraction(distance_text(value)) - Fraction(1, 1000) < Fraction(value) <= Fraction(distance_text(value))
+    assert Fraction(thousandths_down(value)) <= Fraction(value) < Fraction(thousandths_down(value)) + Fraction(1, 1000)
+    assert Fraction(thousandths_up(value)) - Fraction(1, 1000) < Fraction(value) <= Fraction(thousandths_up(value))
 
 
 @pytest.mark.parametrize(

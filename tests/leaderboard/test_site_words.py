@@ -47,7 +47,7 @@ def test_bibtex_names_the_entry_and_the_papers_of_its_family():
     assert "2301.11526" in entry
     assert "2208.03160" in bibtex(board(family="aol_cnn").rows[0])
     assert "2104.07167" in bibtex(board(family="orthogonal_cnn_medium").rows[0])
-    assert "2303.06169" in bibtex(board(family="sll_resnet").rows[0])
+    assert "2303.03169" in bibtex(board(family="sll_resnet").rows[0])
     assert bibtex(board(family="plain_cnn").rows[0]).count("@") == 1
     explicit = bibtex(board(family="sandwich_bcop_cnn_large").rows[0])
     assert "2301.11526" in explicit

@@ -25,7 +25,7 @@ __all__ = ["NetworkBound", "asserted_modules", "bound_text", "network_bound", "s
 LARGEST_DEFECT = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NetworkBound:
     """L2 bounds of a network, per pixel unit.
 
@@ -91,12 +91,16 @@ def network_bound(steps: Sequence[Step]) -> NetworkBound:
     if not tail and body and isinstance(step := body[-1], Bounded) and len(step.out_shape) == 1:
         tail = [Dense(torch.eye(*step.out_shape, dtype=torch.float64))]
     if not tail or len(tail[-1].out_shape) != 1:
-        raise NotCertifiableError("the network does not end in a linear layer that gives logits (B, K)")
+        raise NotCertifiableError(
+            "the network does not end in a linear layer that gives logits (B, K); end it in ContractionHead, "
+            "LipschitzLinear or NormalizedLinear"
+        )
     *before, last = multiply(tail)  # `before`: what a matrix would only make dearer, pooling
     body += [Affine(operator, None) for operator in before]
     if not isinstance(last, Dense):
         raise NotCertifiableError(
-            "the last layers cannot be written as one matrix, so pairs of classes have no constants"
+            "the last layers cannot be written as one matrix, so pairs of classes have no constants; end the network "
+            "in ContractionHead, LipschitzLinear or NormalizedLinear"
         )
 
     error = product_error(tail) if len(tail) > 1 else 0.0  # of the rows, each and all of them

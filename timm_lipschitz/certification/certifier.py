@@ -44,7 +44,7 @@ Arithmetic: TypeAlias = Literal["real", "float64", "float32"]
 ARITHMETIC: Arithmetic = "real"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificates:
     """Certificates of N images; everything in float64 on the CPU.
 
@@ -132,7 +132,7 @@ class Certifier:
             raise InvalidInputError(
                 f"arithmetic {arithmetic!r} is not known: use one of {', '.join(get_args(Arithmetic))}"
             )
-        if model.training:
+        if getattr(model, "training", False):
             raise NotCertifiableError(
                 f"{type(model).__name__} is in training mode; call model.eval() before certifying it"
             )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ..folding import explicit_steps, fold_steps, input_shape
 from ..layers import Activation, Bounded, MatrixOperator, NormalizedLinear, Residual, Sandwich, Step
 from ..layers.full_float32 import tf32_settings
 from ..layers.steps import in_shape, out_shape
+from ..records.statistics import percent_down, thousandths_down
 from .bounds import step_bound
 from .certifier import Certificates, Certifier, SegmentError
 from .check_certificate import decimal_up
@@ -92,8 +94,8 @@ def soundness_report(
         ("Tightness", f"{share_down(found.value, certificates.lipschitz)}% of the rigorous bound is used, or more"),
         ("Images", f"{len(radius):,}, of shape {tuple(shape)}"),
         ("Certified", f"{int((radius > 0).sum()):,} of them with a radius above 0"),
-        ("Median radius", f"{_down(radius.median().item())}, wrong predictions counted as 0"),
-        ("Largest radius", _down(radius.max().item())),
+        ("Median radius", f"{thousandths_down(radius.median().item())}, wrong predictions counted as 0"),
+        ("Largest radius", thousandths_down(radius.max().item())),
         ("Rounding", f"a difference of two logits is off by at most {_two_digits_up(error.max().item())} {within}"),
     )
     return SoundnessReport(
@@ -119,7 +121,7 @@ def nominal_text(model: nn.Module) -> str:
 
 def share_down(part: float, whole: float) -> str:
     """``part`` in percent of ``whole``, one decimal, rounded down."""
-    return f"{math.floor(1000 * min(part / whole, 1.0)) / 10:.1f}" if whole > 0 else "100.0"
+    return percent_down(min(Fraction(part) / Fraction(whole), Fraction(1))) if whole > 0 else "100.0"
 
 
 def _layer_bounds(steps: Sequence[Step]) -> tuple[LayerBound, ...]:
@@ -181,10 +183,6 @@ def _flags(model: nn.Module) -> tuple[tuple[str, str], ...]:
 
 def _on(flag: bool) -> str:
     return "on" if flag else "off"
-
-
-def _down(value: float) -> str:
-    return f"{math.floor(value * 1000) / 1000:.3f}"
 
 
 def render_report(report: SoundnessReport, format: str) -> str:

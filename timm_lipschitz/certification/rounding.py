@@ -56,14 +56,13 @@ __all__ = ["FLOAT32", "FLOAT64", "NetworkRounding", "Precision", "network_roundi
 class Precision:
     """A floating-point format: its unit, its smallest normal number with room to spare, and a limit far below inf."""
 
-    dtype: torch.dtype
     unit: float
     tiny: float
     limit: float
 
 
-FLOAT64 = Precision(torch.float64, 2.0**-53, 2.0**-1018, 2.0**1000)
-FLOAT32 = Precision(torch.float32, 2.0**-24, 2.0**-120, 2.0**120)
+FLOAT64 = Precision(2.0**-53, 2.0**-1018, 2.0**1000)
+FLOAT32 = Precision(2.0**-24, 2.0**-120, 2.0**120)
 
 # (relative to the output, absolute), in units; exact ones are missing. torch's softplus returns v itself above 20, up
 # to log1p(e^-20) too little: a step down, which no bound of a slope allows for.
@@ -83,7 +82,7 @@ ASSERTED_ERROR = 1e-9
 ASSERTED = {"constant": 0.0, "active_relative": ASSERTED_ERROR, "active_constant": 0.0, "growth": 1.0, "offset": 1.0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentRounding:
     """One segment. ``weight`` is the diagonal of Psi for its output, one entry a channel, or None for the identity.
 
@@ -143,7 +142,7 @@ def norms(x: Tensor, roundings: int = 0) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1) * slack(terms + roundings + 2) + math.sqrt(terms) * 2.0**-510
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NetworkRounding:
     """All segments of a network executed in one precision."""
 

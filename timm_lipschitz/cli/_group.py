@@ -14,8 +14,9 @@ from ._interrupts import Terminated, sigterm_as_exception
 
 __all__ = ["CommandGroup"]
 
-# "No such option", "missing argument" and the like: typer exports the class under no name of its own.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+# "No such option", "missing argument" and the like: typer exports the class under no name of its own.
 _UsageError: Any = typer.BadParameter.__base__
 
 

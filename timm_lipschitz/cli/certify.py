@@ -18,8 +18,6 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..certification import Certificates
     from ..data import ImageDataset
     from ..records import Figure
@@ -88,6 +86,7 @@ def certify(
     from ..device import pick_device
     from ..errors import InvalidInputError
     from ..records import check_writable, write_all_atomic
+    from ..records.statistics import thousandths_down
     from ._console import output
     from ._results import print_facts, print_figures
     from ._stages import stages
@@ -117,7 +116,10 @@ def certify(
     typer.echo()
     print_facts(
         [
-            ("median radius", f"{_floor(certificates.radius.median())}, wrong predictions counted as 0"),
+            (
+                "median radius",
+                f"{thousandths_down(float(certificates.radius.median()))}, wrong predictions counted as 0",
+            ),
             (
                 "Lipschitz bound",
                 f"nominal {nominal_text(network)}; measured {bound_text(certificates.lipschitz)}, pixels to logits",
@@ -165,7 +167,3 @@ def _statement(certificates: "Certificates") -> str:
     error = float((certificates.error + certificates.ball_error).max())
     most = decimal_up(error, 2)
     return f"{certificates.arithmetic}, rounding counted: logits differ by up to {most} more or less than computed"
-
-
-def _floor(radius: "Tensor") -> str:
-    return f"{math.floor(float(radius) * 1000) / 1000:.3f}"

@@ -1,6 +1,5 @@
 """``timm-lipschitz evaluate``: clean, certified and attacked accuracy of the same images, in a record."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -122,6 +121,7 @@ def evaluate(
     from ..errors import InvalidInputError
     from ..evaluation import DEFAULT_THREAT_MODELS, dry_run
     from ..evaluation import evaluate as run_evaluation
+    from ..evaluation._ranks import Ranks
     from ..evaluation.plan import make_plan
     from ..records import make_record_id, safe_record_id
     from ._command_line import print_next, typed_arguments, words
@@ -136,7 +136,7 @@ def evaluate(
     threat_models, attacks = threat_model or DEFAULT_THREAT_MODELS, attack or ()
     make_plan(threat_models, attacks, attack_at)  # a wrong name is known before data and model are read
     name = make_record_id(model) if record_id is None else safe_record_id(record_id)
-    if run_dir is None and not dry and (resume or "RANK" in os.environ):
+    if run_dir is None and not dry and (resume or Ranks.of_environment().size > 1):
         raise InvalidInputError(
             f"--run-dir is needed {'to resume' if resume else 'under torchrun'}: name the run's folder"
         )
@@ -193,7 +193,7 @@ def evaluate(
             progress=show,
             on_estimate=print_estimate,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if Ranks.of_environment().rank > 0:
         return  # rank 0 says it
     print_run(run)
     output().print(f"\nrecord: {folder / 'record.json'}", markup=False)

@@ -96,14 +96,18 @@ class _Measured:
     def seconds(self, size: int) -> float:
         """Of one batch, the median of a few; of its halves where it does not fit into memory."""
         if size not in self._seconds:
-            try:
-                self._seconds[size] = self._measure(size)
-            except (RuntimeError, MemoryError) as error:
-                if size == 1 or not is_out_of_memory(error):
-                    raise
-                free_cached_memory()
-                self._seconds[size] = self.seconds(size // 2) + self.seconds(size - size // 2)
+            self._seconds[size] = self._whole_or_halves(size)
         return self._seconds[size]
+
+    def _whole_or_halves(self, size: int) -> float:
+        try:
+            return self._measure(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # behind the handler, whose traceback keeps the batch alive
+        free_cached_memory()
+        return self.seconds(size // 2) + self.seconds(size - size // 2)
 
     def _measure(self, size: int) -> float:
         device = self.subject.device

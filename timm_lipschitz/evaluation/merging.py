@@ -25,9 +25,10 @@ from ..records import (
     certified_mask,
 )
 from ..records.certified import largest_per_unit
+from ..records.schema import COUNTS
 from ..threat_model import NORMS, Norm, ThreatModel
 
-_COUNTS = ("corrected", "discarded", "forwards", "queries")  # of every attack at every threat model
+_COUNTS = COUNTS[:4]  # of every attack at every threat model; the others where there are some
 
 __all__ = ["NetworkBounds", "Verdicts", "merge_attacks", "merge_bounds", "merge_certified"]
 

@@ -120,9 +120,8 @@ def transform_matrices(height: int, width: int, device: torch.device) -> tuple[T
         alone = torch.zeros(width, 2, width, 2, dtype=torch.float64, device=device)
         back = torch.zeros_like(alone)
         for row in range(2):
-            start = row * (
-                width // 2
-            )  # behind the other row's frequencies: W/2 slots a row, or (W - 1)/2 and a common one
+            # behind the other row's frequencies: W/2 slots a row, or (W - 1)/2 and a common one
+            start = row * (width // 2)
             waves = slice(start + 1, start + inner)
             alone[waves, 0, :, row], alone[waves, 1, :, row] = cosine[1:inner], -sine[1:inner]
             back[waves] = alone[waves] * (2.0 / width)
@@ -228,10 +227,9 @@ def _product(block: Tensor, spectrum: Tensor) -> Tensor:
     """(F, 2q, 2p), (F, 2p, B) -> (F, 2q, B)."""
     if torch.jit.is_scripting():
         return torch.bmm(block, spectrum)
-    # an exported program has one graph for every number of images
-    if (
-        not torch.compiler.is_exporting() and spectrum.shape[2] <= 32
-    ):  # then the images are the short side of the product, and CPU libraries want it first
+    # An exported program has one graph for every number of images. Elsewhere few images are the short side of the
+    # product, and CPU libraries want that first.
+    if not torch.compiler.is_exporting() and spectrum.shape[2] <= 32:
         return torch.bmm(spectrum.mT, block.mT).mT
     return torch.bmm(block, spectrum)
 

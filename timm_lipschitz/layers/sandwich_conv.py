@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from .activations import is_homogeneous, make_activation
 from .cayley import cayley
-from .checks import check_sizes
+from .checks import check_sizes, require_channels
 from .convolve import adjoint_kernel, convolve
 from .explicit import Affine, Sandwich, Step, as_float64, optional_float64, require_finite
 from .fusing import Fusible
@@ -182,11 +182,7 @@ class SandwichConv2d(Fusible, nn.Module):
         return (self.in_channels, side, side), False
 
     def _require_shape(self, in_shape: tuple[int, ...]) -> None:
-        if len(in_shape) != 3 or in_shape[0] != self.in_channels:
-            raise InvalidInputError(
-                f"SandwichConv2d takes images of shape ({self.in_channels}, height, width), not {tuple(in_shape)}; "
-                "create it with as many in_channels"
-            )
+        require_channels("SandwichConv2d", self.in_channels, in_shape)
         if self.padding_mode == "circular":
             check_room((in_shape[1], in_shape[2]), self.inner_kernel, self.stride)
 

@@ -13,7 +13,7 @@ from .operators import MatrixOperator, Operator
 __all__ = ["Activation", "Affine", "Bounded", "Residual", "Sandwich", "Step", "in_shape", "out_shape"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sandwich:
     """``h -> sqrt2 A^T Psi sigma(sqrt2 Psi^-1 B h + b)``, ``Psi = diag(exp(log_scale))``; bound ``||[A B]||^2``.
 
@@ -29,7 +29,7 @@ class Sandwich:
     name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Affine:
     """``h -> W h + b`` with a bound of its own; ``bias`` has one entry a channel, or is None."""
 
@@ -38,7 +38,7 @@ class Affine:
     name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """``h -> sigma(h + b)`` on samples of ``shape``, elementwise with slopes in [0, 1]: 1-Lipschitz.
 
@@ -51,7 +51,7 @@ class Activation:
     name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Residual:
     """``h -> h - 2 M^T Psi sigma(Psi^-1 M h + b)``, ``Psi = diag(exp(log_scale))``; bound ``max(1, 2 ||M||^2 - 1)``.
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.leaderboard.comparison import MARGIN_TOLERANCE, MARGIN_TOLERANCE_FLOAT32
+from timm_lipschitz.leaderboard.comparison import MARGIN_TOLERANCE, MARGIN_TOLERANCE_FLOAT32, MODEL_FIELDS
 from timm_lipschitz.records import Record, Run
 from timm_lipschitz.records.certified import largest_per_unit
 from timm_lipschitz.records.examples import ROUNDING_FLIP
@@ -16,7 +16,6 @@ from timm_lipschitz.threat_model import NORMS
 __all__ = ["require_comparable"]
 
 _FLOAT64 = {"real", "float64"}  # arithmetics whose margins are of float64 logits
-_OF_THE_WEIGHTS = ("parameters", "input_size", "num_classes", "lipschitz")
 
 
 def require_comparable(runs: Iterable[Run]) -> None:
@@ -88,7 +87,7 @@ def _require_same_pictures(run: Run, known: dict[int, bytes]) -> None:
 
 def _require_same_network(run: Run, other: Run) -> None:
     """Of equal weights: the description, every prediction and margin, and no example of one in a ball of the other."""
-    for name in _OF_THE_WEIGHTS:
+    for name in MODEL_FIELDS:
         value, known = getattr(run.record.model, name), getattr(other.record.model, name)
         if value != known:
             raise RecordError(

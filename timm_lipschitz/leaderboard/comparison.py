@@ -23,7 +23,7 @@ training
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,18 +33,25 @@ from timm_lipschitz.records import ImageTable, Record, Run, Status, certified_ma
 from timm_lipschitz.records.certified import l2_per_unit
 from timm_lipschitz.threat_model import ThreatModel
 
-__all__ = ["Comparison", "Finding", "compare", "sign_test"]
+__all__ = [
+    "MARGIN_TOLERANCE",
+    "MARGIN_TOLERANCE_FLOAT32",
+    "MODEL_FIELDS",
+    "Comparison",
+    "Finding",
+    "compare",
+    "sign_test",
+]
 
 MARGIN_TOLERANCE = 1e-6
 MARGIN_TOLERANCE_FLOAT32 = 1e-3
 RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
 
-_COUNTS = {"corrected", "discarded", "forwards", "queries", "halved", "audited"}
-_OF_THE_RUN = {"batch_size", "library_version"} | _COUNTS
+_OF_THE_RUN = {"batch_size", "library_version"}
 
 # Not the family, which follows from how the model is named.
-_MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
+MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
 
 
 @dataclass(frozen=True, order=True)
@@ -122,7 +129,7 @@ class _Columns:
 
 
 def _about_the_model(recorded: Record, measured: Record) -> Iterator[Finding]:
-    for name in _MODEL_FIELDS:
+    for name in MODEL_FIELDS:
         before, now = getattr(recorded.model, name), getattr(measured.model, name)
         if before != now:
             yield Finding(-1, f"the model's {name} is {before} in the record, {now} in the model")
@@ -169,14 +176,14 @@ def _examples_inside(recorded: Run, radius: NDArray[np.float64], sample: NDArray
 
 
 def _other_settings(recorded: Record, measured: Record) -> Iterator[Finding]:
-    ran = {attack.name: attack.settings for attack in measured.attacks}
+    ran = {attack.name: attack for attack in measured.attacks}
     for attack in recorded.attacks:
         if attack.name not in ran:
             continue
         differ: dict[tuple[str, str, str], list[str]] = {}
         for at in _attacked_at(recorded, attack.name):
-            before, now = _settings_at(attack.settings, at), _settings_at(ran[attack.name], at)
-            for name in sorted(before.keys() | now.keys()):
+            before, now = attack.at(at), ran[attack.name].at(at)
+            for name in sorted((before.keys() | now.keys()) - _OF_THE_RUN):
                 said, does = (repr(found[name]) if name in found else "not stated" for found in (before, now))
                 if said != does:
                     differ.setdefault((name, said, does), []).append(at)
@@ -192,16 +199,6 @@ def _attacked_at(record: Record, attack: str) -> list[str]:
         for one in figures.attacks
         if one.attack == attack and one.attacked.count
     ]
-
-
-def _settings_at(settings: Mapping[str, object], at: str) -> dict[str, object]:
-    """What an attack ran with at a threat model: a setting that differs among them has its name behind it."""
-    found: dict[str, object] = {}
-    for name, value in settings.items():
-        base, _, where = name.partition(" ")
-        if base not in _OF_THE_RUN and where in ("", at):
-            found[base] = value
-    return found
 
 
 def _compare_attacks(recorded: Run, measured: Run, sample: NDArray[np.int64], result: Comparison) -> None:

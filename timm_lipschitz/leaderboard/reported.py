@@ -28,7 +28,15 @@ from timm_lipschitz.records.schema import (
 )
 from timm_lipschitz.threat_model import ThreatModel
 
-__all__ = ["REPORTED", "ReportedRow", "Source", "load_reported", "reported_table"]
+__all__ = [
+    "REPORTED",
+    "ReportedRow",
+    "Source",
+    "further_figures",
+    "load_reported",
+    "notes_of",
+    "reported_table",
+]
 
 # The folder's name inside a leaderboard: no data set may have it.
 REPORTED = "reported"
@@ -172,19 +180,20 @@ def load_reported(folder: Path | str) -> list[ReportedRow]:
 def reported_table(rows: list[ReportedRow]) -> list[str]:
     """Lines of a Markdown table of rows of one data set, in the order given: no rank, and each with its source."""
     clean = any(row.clean is not None for row in rows)
+    further = further_figures(rows)
     columns = _Columns(clean, *(_threat_models(rows, kind) for kind in ("certified", "attacked")))
     header = [
         "Model",
         *(["Clean"] if columns.clean else []),
         *(f"Certified {model}" for model in columns.certified),
         *(f"Attacked {model}" for model in columns.attacked),
-        *further_figures(rows),
+        *further,
         "Parameters",
         "Source",
         "Note",
     ]
     rule = [":---", *["---:"] * (len(header) - 3), ":---", ":---"]
-    return [_line(header), _line(rule), *(_line(_cells(row, columns, further_figures(rows))) for row in rows)]
+    return [_line(header), _line(rule), *(_line(_cells(row, columns, further)) for row in rows)]
 
 
 def further_figures(rows: Sequence[ReportedRow]) -> dict[str, Callable[[ReportedRow], str | None]]:

@@ -93,7 +93,7 @@ def _shortfalls(record: Record, at: ThreatModel, attack: AttackFigures) -> list[
         )
     if record.results.clean.total < record.dataset.size:
         notes.append(f"Clean accuracy on the first {record.results.clean.total} of {record.dataset.size} images.")
-    settings = next(entry.settings for entry in record.attacks if entry.name == _ATTACK)
+    settings = next(entry for entry in record.attacks if entry.name == _ATTACK).at(str(at))
     changed = settings.get("notes") or ()
     notes += [str(note) for note in changed] if isinstance(changed, tuple) else [str(changed)]
     if not changed and (other := _other_than_standard(settings)):

@@ -67,6 +67,9 @@ def _sorted_keys(mapping: dict[str, _Value]) -> dict[str, _Value]:
     return dict(sorted(mapping.items()))
 
 
+COUNTS = ("corrected", "discarded", "forwards", "queries", "halved", "audited")
+"""What stands among an attack's settings and is none: how often something happened, at each threat model."""
+
 SchemaVersion = Annotated[Literal[1], BeforeValidator(_plain_integer)]
 SafeId = Annotated[str, AfterValidator(_safe_id)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_visible)]
@@ -204,6 +207,18 @@ class AttackSettings(StrictModel):
     name: Name
     seed: Seed
     settings: SettingsMap
+
+    def at(self, threat_model: str) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        """What it ran with at a threat model, without `COUNTS`.
+
+        A setting that differs among the threat models of a run has their name behind its own: ``apgdt.eps l2:1.0``.
+        """
+        found = {}
+        for name, value in self.settings.items():
+            setting, _, where = name.partition(" ")
+            if setting not in COUNTS and where in ("", threat_model):
+                found[setting] = value
+        return found
 
 
 class NumericFlags(StrictModel):

@@ -35,6 +35,18 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     return low, high
 
 
+def thousandths_down(value: float) -> str:
+    """A number that is not negative, such as a certified radius, with three decimals, rounded down exactly."""
+    thousandths = math.floor(Fraction(value) * 1000)
+    return f"{thousandths // 1000}.{thousandths % 1000:03d}"
+
+
+def thousandths_up(value: float) -> str:
+    """As `thousandths_down`, rounded up: for upper bounds, such as the distance of an adversarial example."""
+    thousandths = math.ceil(Fraction(value) * 1000)
+    return f"{thousandths // 1000}.{thousandths % 1000:03d}"
+
+
 def percent_down(fraction: Fraction | float) -> str:
     """A fraction of [0, 1] as a percentage with one decimal, rounded down: 0.83999 -> ``"83.9"``.
 

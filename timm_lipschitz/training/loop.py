@@ -23,6 +23,7 @@ from ..certification import network_bound, radii
 from ..data import BatchLoader, ImageDataset, PadCropFlip, check_classes
 from ..errors import CheckpointError, NonFiniteError
 from ..folding import explicit_steps
+from ..records import check_writable
 from .checkpoint import dump_metadata, load_state, round_parameters, save_model, save_state
 from .execution import Execution
 from .ranks import rank, require_same, sum_over_ranks, wait_for_all, world_size
@@ -55,7 +56,7 @@ def train(
     train_data: ImageDataset,
     validation_data: ImageDataset,
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -80,10 +81,13 @@ def train(
     Where torch.distributed has a default group, every rank calls this with the same arguments and its own device, and
     sees the same ``out``, which the first one writes. ``recipe.batch_size`` is that of all ranks together.
 
-    Raises `CheckpointError` if there is nothing to resume or if the run in ``out`` had other settings,
-    `InvalidInputError` for data that does not fit or ranks that disagree, and `NonFiniteError` if the loss diverges.
+    Raises `RunDirectoryError` for a folder that cannot be written, `CheckpointError` if there is nothing to resume or
+    if the run in ``out`` had other settings, `InvalidInputError` for data that does not fit or ranks that disagree, and
+    `NonFiniteError` if the loss diverges.
     """
-    execution = execution or Execution()
+    execution, out = execution or Execution(), Path(out)
+    if rank() == 0:
+        check_writable(out)
     device = torch.device(device)
     torch.manual_seed(seed)
     settings = _model_settings(train_data, recipe, model_args)

@@ -6,8 +6,11 @@ the validation split alone. Data sets for which nothing has been tuned here take
 paper (`paper_recipe`).
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from torch import nn
 
 from ..errors import InvalidInputError
 from ..losses import MarginCrossEntropy, multi_margin
@@ -51,15 +54,20 @@ class Recipe:
     tuned_on: Literal["validation", "nothing"] = "nothing"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"Recipe: {name} must be at least 1, not {getattr(self, name)!r}")
-        for name in ("margin", "lipschitz", "learning_rate", "temperature"):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("padding", 0)):
             value = getattr(self, name)
-            if name == "lipschitz" and value is None:
+            if type(value) is not int or value < least:
+                raise InvalidInputError(f"Recipe: {name} must be a whole number from {least} up, not {value!r}")
+        for name in ("margin", "lipschitz", "learning_rate", "temperature", "clip_grad"):
+            value = getattr(self, name)
+            if name in ("lipschitz", "clip_grad") and value is None:
                 continue
-            if not value > 0:
-                raise InvalidInputError(f"Recipe: {name} must be positive, not {getattr(self, name)!r}")
+            if not 0 < value < math.inf:
+                raise InvalidInputError(f"Recipe: {name} must be positive and finite, not {value!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InvalidInputError(f"Recipe: weight_decay must not be negative, not {self.weight_decay!r}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InvalidInputError(f"Recipe: ema_decay must lie in [0, 1), not {self.ema_decay!r}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InvalidInputError(
                 f"Recipe: warmup_epochs {self.warmup_epochs!r} must lie in [0, epochs={self.epochs})"
@@ -71,7 +79,7 @@ class Recipe:
         if self.loss not in ("cross_entropy", "multi_margin"):
             raise InvalidInputError(f"Recipe: loss {self.loss!r} is unknown; use 'cross_entropy' or 'multi_margin'")
 
-    def make_loss(self):
+    def make_loss(self) -> nn.Module:
         """The loss module of this recipe, logits (B, K) and labels (B,) -> scalar."""
         bound = 1.0 if self.lipschitz is None else self.lipschitz
         offset = 2**0.5 * bound * self.margin

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..folded import SpaceToDepth2d
+from ..folded import FoldedScaling, SpaceToDepth2d
 from ..layout import flatten_samples
 from .base import Operator, Shape, plus
 
@@ -50,9 +50,7 @@ class SpaceToDepth(Operator):
         return 0.0
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
-        if bias is not None:
-            raise TypeError("space-to-depth carries no bias")
-        return SpaceToDepth2d()
+        return _with_bias(SpaceToDepth2d(), bias)
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,8 @@ class Flattening(Operator):
         return 0.0
 
     def to_module(self, bias: Tensor | None) -> nn.Module:
-        if bias is not None:
-            raise TypeError("flattening carries no bias")
-        return nn.Flatten()
+        return _with_bias(nn.Flatten(), bias)
+
+
+def _with_bias(module: nn.Module, bias: Tensor | None) -> nn.Module:
+    return module if bias is None else nn.Sequential(module, FoldedScaling(1.0, bias))

@@ -45,7 +45,7 @@ _SLL = """@inproceedings{araujo2023unified,
   author = {Araujo, Alexandre and Havens, Aaron and Delattre, Blaise and Allauzen, Alexandre and Hu, Bin},
   booktitle = {International Conference on Learning Representations (ICLR)},
   year = {2023},
-  eprint = {2303.06169},
+  eprint = {2303.03169},
   archiveprefix = {arXiv}
 }"""
 _BCOP = """@inproceedings{li2019preventing,

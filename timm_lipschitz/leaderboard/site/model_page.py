@@ -25,16 +25,15 @@ from timm_lipschitz.leaderboard.site.words import (
     Cell,
     attack_settings,
     command,
-    distance_text,
     facts,
     hashes,
     known_dataset,
     plotted_attacks,
-    radius_text,
     threat_model_name,
     training_command,
 )
 from timm_lipschitz.records import ImageTable, Run
+from timm_lipschitz.records.statistics import thousandths_down, thousandths_up
 from timm_lipschitz.threat_model import ThreatModel
 
 _LISTED_IMAGES = 50
@@ -91,7 +90,7 @@ def model_page(board: Board, row: Row, *, root: str, links: Mapping[str, str]) -
         "certificate": certificate_name(record),
         "certified": record.certification is not None,
         "run_time": duration(run.run_info.total_seconds),
-        "quantiles": [(name, radius_text(radius)) for name, radius in radius_quantiles(run.images).items()],
+        "quantiles": [(name, thousandths_down(radius)) for name, radius in radius_quantiles(run.images).items()],
         "found": _found_facts(found),
         "listed": _listed(found, run.images),
         "pictures": pictures(run, info.classes if info else None),
@@ -149,7 +148,9 @@ def _listed(found: Brackets, images: ImageTable) -> list[_ImageRow]:
     first = np.argsort(found.index)[:_LISTED_IMAGES]
     labels = images.label[np.searchsorted(images.index, found.index[first])]
     return [
-        _ImageRow(int(index), str(label), radius_text(lower), distance_text(upper) if np.isfinite(upper) else None)
+        _ImageRow(
+            int(index), str(label), thousandths_down(lower), thousandths_up(upper) if np.isfinite(upper) else None
+        )
         for index, label, lower, upper in zip(
             found.index[first], labels, found.lower[first], found.upper[first], strict=True
         )
@@ -206,8 +207,8 @@ def _bracket_rows(found: Brackets) -> list[dict[str, Any]]:
     rows = []
     for place, (index, lower, upper) in enumerate(zip(found.index, found.lower, found.upper, strict=True)):
         known = bool(np.isfinite(upper))
-        text = f"Image {index}: certified to {radius_text(lower)}, " + (
-            f"adversarial example at {distance_text(upper)}" if known else "no adversarial example found"
+        text = f"Image {index}: certified to {thousandths_down(lower)}, " + (
+            f"adversarial example at {thousandths_up(upper)}" if known else "no adversarial example found"
         )
         rows.append(
             {

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from timm_lipschitz.leaderboard.site.words import distance_text, radius_text
 from timm_lipschitz.records import Run
+from timm_lipschitz.records.statistics import thousandths_down, thousandths_up
 
 _BYTES = 800_000  # with the libraries, a page stays below 2 MB
 
@@ -40,8 +40,8 @@ def pictures(run: Run, classes: tuple[str, ...] | None) -> list[Picture]:
             index=int(index),
             label=_class_name(int(run.images.label[row]), classes),
             prediction=_class_name(int(prediction), classes),
-            lower=radius_text(float(run.images.radius[row])),
-            upper=distance_text(float(distance)),
+            lower=thousandths_down(float(run.images.radius[row])),
+            upper=thousandths_up(float(distance)),
             image=image,
             adversarial=adversarial,
         )

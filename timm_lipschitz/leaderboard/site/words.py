@@ -3,7 +3,6 @@
 import math
 import shlex
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from timm_lipschitz.leaderboard._cells import attack_names, certificate_name, images_cell
@@ -72,18 +71,6 @@ def plotted_attacks(record: Record, name: str) -> list[dict[str, Any]]:
     return points
 
 
-def radius_text(radius: float) -> str:
-    """A certified radius with three decimals, rounded down."""
-    thousandths = math.floor(Fraction(radius) * 1000)
-    return f"{thousandths // 1000}.{thousandths % 1000:03d}"
-
-
-def distance_text(distance: float) -> str:
-    """A distance of an adversarial example, an upper bound, with three decimals, rounded up."""
-    thousandths = math.ceil(Fraction(distance) * 1000)
-    return f"{thousandths // 1000}.{thousandths % 1000:03d}"
-
-
 def seconds_an_image(run: Run) -> float | None:
     """Wall time of certification by image, None where the run does not tell it or took no time."""
     seconds = run.run_info.seconds.get("certify", 0.0)
@@ -119,8 +106,9 @@ def training_command(record: Record) -> str | None:
         return None
     words = ["timm-lipschitz", "train", record.model.family, "--data", record.dataset.name, "--data-dir", "DIR"]
     words += ["--recipe", training.recipe, "--seed", str(training.seed)]
-    if (stored := training.settings.get("stored")) is not None:
-        words += ["--stored", str(stored)]
+    for name in ("stored", "precision"):
+        if (value := training.settings.get(name)) is not None:
+            words += [f"--{name}", str(value)]
     return " ".join(map(_shell_word, [*words, "--out", f"runs/{record.id}"]))
 
 
