@@ -38,7 +38,6 @@ bound, an error of `ASSERTED_ERROR` is assumed.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,41 +78,54 @@ SOFTPLUS_STEP = 2.07e-9
 # What a module with an asserted bound may be off by in float64, of its bound times its input's norm and of its output's
 # norm: as the bound, nothing that could be checked.
 ASSERTED_ERROR = 1e-9
-ASSERTED = {"constant": 0.0, "active_relative": ASSERTED_ERROR, "active_constant": 0.0, "growth": 1.0, "offset": 1.0}
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentRounding:
-    """One segment. ``weight`` is the diagonal of Psi for its output, one entry a channel, or None for the identity.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LocalRounding:
+    """What executing one segment adds by itself, for the input that it is given.
 
     Attributes:
         relative: c_k, of the weighted norm of the input.
         constant: what bias and underflow add.
         active_relative, active_constant: the activation's own error, of the weighted norm of its output.
         growth: more than this times (weighted norm of the input + ``offset``) no intermediate value can be.
-        between: Lipschitz constant of f from behind the segment before to the layer in which this one ends.
-        enter: from there to the weighted v_k; ``leave`` from the weighted h_k to behind the layer; ``whole``: of it.
-        before: from the image to the weighted v_k.
         moduli: ``|W|^T``, without Psi, of a segment that executes as one matrix, or None.
         summation: ``gamma_n``, of ``|| |W| |h| ||``; ``relative`` is then without it.
         absolute: ``|| |W| ||``.
     """
 
-    weight: Tensor | None
     relative: float
     constant: float
     active_relative: float
     active_constant: float
     growth: float
     offset: float
+    moduli: Tensor | None = None
+    summation: float = 0.0
+    absolute: float = 0.0
+
+    @property
+    def of_the_norm(self) -> float:
+        """What execution is off by at most, of the norm of the input alone."""
+        return self.relative + self.summation * self.absolute
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SegmentRounding(LocalRounding):
+    """One segment in its network. ``weight`` is the diagonal of Psi for its output, one entry a channel, or None.
+
+    Attributes:
+        between: Lipschitz constant of f from behind the segment before to the layer in which this one ends.
+        enter: from there to the weighted v_k; ``leave`` from the weighted h_k to behind the layer; ``whole``: of it.
+        before: from the image to the weighted v_k.
+    """
+
+    weight: Tensor | None
     between: float
     enter: float
     leave: float
     whole: float
     before: float
-    moduli: Tensor | None = None
-    summation: float = 0.0
-    absolute: float = 0.0
 
     def weighted(self, h: Tensor) -> Tensor:
         """``Psi h`` of this segment's activations (B, C, ...)."""
@@ -236,7 +248,6 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
     parts: list[SegmentRounding] = []
     start, link, weight = 0, 1.0, None  # what the segment before left behind
     reached = 1.0  # the product of bounds[:start]
-    local: dict[str, Any]
     for segment in plain:
         step = steps[segment.step]
         whole = bounds[segment.step] if segment.step >= start else 1.0  # the A^T of the step before may stand alone
@@ -248,13 +259,22 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
         if segment.inside and isinstance(step, Sandwich) and step.log_scale is not None:
             own_weight = torch.exp(step.log_scale)
         if isinstance(step, Bounded) and segment.module is not None:
-            local = {**ASSERTED, "relative": ASSERTED_ERROR * step.bound}
+            local = _asserted(step.bound)
         elif isinstance(step, Residual) and segment.branch:
             local = _local_of_residual(step, segment, precision)
         else:
             local = _local(segment, product_up([link, between, enter]), precision, weight, own_weight)
-        local |= {"between": between, "enter": enter, "leave": leave, "whole": whole, "before": before}
-        parts.append(SegmentRounding(own_weight, **local))
+        parts.append(
+            SegmentRounding(
+                weight=own_weight,
+                between=between,
+                enter=enter,
+                leave=leave,
+                whole=whole,
+                before=before,
+                **vars(local),
+            )
+        )
         reached = product_up([reached, *bounds[start : segment.step + 1]])
         start, link, weight = segment.step + 1, leave, own_weight
     return NetworkRounding(precision, tuple(parts))
@@ -262,21 +282,18 @@ def network_rounding(steps: Sequence[Step], plain: Sequence[Segment], precision:
 
 def _local(
     segment: Segment, norm: float, precision: Precision, before: Tensor | None, behind: Tensor | None
-) -> dict[str, Any]:
-    """A `SegmentRounding`'s own constants by name; Psi is not in the segment's factors, and ``norm`` bounds them.
+) -> LocalRounding:
+    """Of a linear map and an activation; Psi is not in the segment's factors, and ``norm`` bounds them.
 
     ``before`` and ``behind`` are the diagonals of Psi of its input and its output.
     """
     unit, operators = precision.unit, segment.operators
     execution, size = 0.0, 1.0
     up = slack(8 * len(operators) + 16)
-    by_entry: dict[str, Any] = {}
+    moduli_of_weights, summation, absolute = None, 0.0, 0.0
     if len(operators) == 1 and isinstance(operator := operators[0], Dense):
-        by_entry = {
-            "moduli": operator.matrix.abs().mT,
-            "summation": gamma(operator.roundings + 2, unit),
-            "absolute": modulus_norm(operator.matrix),
-        }
+        moduli_of_weights = operator.matrix.abs().mT
+        summation, absolute = gamma(operator.roundings + 2, unit), modulus_norm(operator.matrix)
     else:
         for operator in operators:
             one = norm if len(operators) == 1 else operator.norm_bound()
@@ -299,20 +316,33 @@ def _local(
     active_constant = (active_absolute * unit + step) * pixels * float(row_norms(psi)) + (
         tiny if active_relative else 0.0
     )
-    return {
+    return LocalRounding(
         # weights in float64 differ from the exact ones by `folding`: so do their moduli, of which gamma <= 1/2 is taken
-        "relative": (execution + 2 * folding + tiny / smallest_before) * up,
-        "constant": (gamma(added, unit) * bias + tiny * terms * moduli) * up,
-        "active_relative": active_relative * unit,
-        "active_constant": active_constant * up,
+        relative=(execution + 2 * folding + tiny / smallest_before) * up,
+        constant=(gamma(added, unit) * bias + tiny * terms * moduli) * up,
+        active_relative=active_relative * unit,
+        active_constant=active_constant * up,
         # sums of all entries, weights with their scales, transforms that are not normalised
-        "growth": moduli * entries * largest / (smallest * smallest_before),
-        "offset": bias + 1.0,
-        **by_entry,
-    }
+        growth=moduli * entries * largest / (smallest * smallest_before),
+        offset=bias + 1.0,
+        moduli=moduli_of_weights,
+        summation=summation,
+        absolute=absolute,
+    )
 
 
-def _local_of_residual(step: Residual, segment: Segment, precision: Precision) -> dict[str, Any]:
+def _asserted(bound: float) -> LocalRounding:
+    return LocalRounding(
+        relative=ASSERTED_ERROR * bound,
+        constant=0.0,
+        active_relative=ASSERTED_ERROR,
+        active_constant=0.0,
+        growth=1.0,
+        offset=1.0,
+    )
+
+
+def _local_of_residual(step: Residual, segment: Segment, precision: Precision) -> LocalRounding:
     """`_local` of a whole residual layer, of the norm N of its input.
 
     ``v = M h + Psi b`` and ``z = Psi sigma(Psi^-1 v)`` in the weighted norm: ``||z|| <= ||v|| + ||Psi sigma(0)||``.
@@ -325,26 +355,21 @@ def _local_of_residual(step: Residual, segment: Segment, precision: Precision) -
     at_zero = abs(float(make_activation(step.activation)(torch.zeros((), dtype=torch.float64))))
     scales = math.sqrt(channels) if psi is None else float(psi.cpu().norm())
     offset = 1.1 * at_zero * scales * math.sqrt(math.prod(image))
-    bias = inner["offset"] - 1.0  # of `_local`: the weighted norm of the bias, and 1
+    bias = inner.offset - 1.0  # of `_local`: the weighted norm of the bias, and 1
 
     # a N + b each: how far the computed v is off, the computed z, how far it is off, and u = 2 M^T z
-    v = (_relative(inner), inner["constant"])
-    z = (1.01 * (norm + v[0]), 1.01 * (bias + v[1] + offset + inner["active_constant"]))
-    off = (v[0] + inner["active_relative"] * z[0], v[1] + inner["active_relative"] * z[1] + inner["active_constant"])
-    u = (2.02 * norm * z[0], 2.02 * norm * z[1] + outer["constant"])
+    v = (inner.of_the_norm, inner.constant)
+    z = (1.01 * (norm + v[0]), 1.01 * (bias + v[1] + offset + inner.active_constant))
+    off = (v[0] + inner.active_relative * z[0], v[1] + inner.active_relative * z[1] + inner.active_constant)
+    u = (2.02 * norm * z[0], 2.02 * norm * z[1] + outer.constant)
     added = (precision.unit * 1.01 * (u[0] + 1), precision.unit * 1.01 * u[1])
-    found = [2 * norm * off[k] + _relative(outer) * z[k] + added[k] for k in (0, 1)]
+    found = [2 * norm * off[k] + outer.of_the_norm * z[k] + added[k] for k in (0, 1)]
     up = slack(64)
-    return {
-        "relative": found[0] * up,
-        "constant": (found[1] + outer["constant"] + precision.tiny * math.prod(step.m.in_shape)) * up,
-        "active_relative": 0.0,
-        "active_constant": 0.0,
-        "growth": (1 + inner["growth"]) * (1 + outer["growth"]),
-        "offset": inner["offset"] + outer["offset"] + offset,
-    }
-
-
-def _relative(local: dict[str, Any]) -> float:
-    """What execution is off by, of the norm of the input alone."""
-    return local["relative"] + local.get("summation", 0.0) * local.get("absolute", 0.0)
+    return LocalRounding(
+        relative=found[0] * up,
+        constant=(found[1] + outer.constant + precision.tiny * math.prod(step.m.in_shape)) * up,
+        active_relative=0.0,
+        active_constant=0.0,
+        growth=(1 + inner.growth) * (1 + outer.growth),
+        offset=inner.offset + outer.offset + offset,
+    )
