@@ -6,6 +6,11 @@ Bounds: table2's hold for inputs divided by their standard deviation, and here t
 in. Where text and code of the authors differ, this follows the text for table2 on Tiny-ImageNet (bound 1, not 2), and
 the commands of github acfr/LBDN for fig5 and fig6, where inputs are not divided. The SLL networks are those of its
 authors.
+
+The sandwich networks start as the authors' do (``init="reference"``). What differs from the authors' networks: AOL
+layers are scaled along the shorter side of their weights, which is tighter than along one fixed side, and start
+orthogonal; the trainable number by which their convolutions divide the image is left out; inputs are not shifted by the
+mean of the data, and are scaled alike in all channels.
 """
 
 from collections.abc import Iterator
@@ -53,7 +58,8 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """Keywords of `timm.create_model` beyond those of training."""
         larger = {"pool_grid": 16} if self.data == "tiny_imagenet" and self.layer in ("AOL", "SLL") else {}
-        return {**larger, **({"normalized_head": True} if self.normalized_head else {})}
+        start = {"init": "reference"} if self.layer == "sandwich" else {}
+        return {**larger, **start, **({"normalized_head": True} if self.normalized_head else {})}
 
     @property
     def name(self) -> str:

@@ -23,7 +23,8 @@ fig7
 Figures are drawn as SVG beside the record. fig5 and fig6 are published as drawings, so nothing stands beside what is
 measured for them. What differs from the paper's training is said by `paper_recipe`, what its networks are here by
 `paper.py`; the error of fig6 is on the validation images, so that the test images are used once; the slopes of fig5 are
-found by ascent of our own. Seconds per epoch are those of the machine in the record. A run with fewer epochs, images or
+found by ascent of our own. Seconds per epoch are of the training steps alone, on the
+machine in the record. A run with fewer epochs, images or
 seeds than the paper's is marked ``reduced``; every training leaves out the validation images (up to 5,000), which the
 paper's did not. Runs are resumed: a command that was interrupted goes on where it was.
 """
@@ -39,10 +40,11 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that `benchmarks` can be imported
 
-from benchmarks.console import count, up
+from benchmarks.console import count, require_folder, up
 from benchmarks.paper import ATTACKED_AT, EXPERIMENTS, FAMILIES, SMALLEST_STD, WIDTHS, Cell
 
 QUESTION = "What do the sandwich layer's paper's tables and figures give when its experiments are done again?"
+ROOT = Path(__file__).resolve().parents[1]
 QUARTERS = 4  # points of a learning curve that are printed
 
 
@@ -59,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--limit", type=count, metavar="N", help="test images (default: all)")
     found.add_argument("--attack-limit", type=count, metavar="N", help="attacked images (default: all of them)")
     found.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    found.add_argument("--reported", type=Path, default=Path("leaderboards/reported"), metavar="DIR")
+    found.add_argument("--reported", type=Path, default=ROOT / "leaderboards/reported", metavar="DIR")
     found.add_argument("--out", type=Path, default=Path("runs/benchmarks/reproduce"), metavar="DIR")
     return found
 
@@ -167,25 +169,31 @@ def run_name(options: argparse.Namespace) -> str:
 
 
 class EpochClock:
-    """Seconds of each epoch of a training, kept in a file: a training that is resumed keeps those of before."""
+    """Seconds of each epoch's training steps, kept in a file: a training that is resumed keeps those of before."""
 
     def __init__(self, path: Path):
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-        self._before = 0.0
 
     def note(self, figures: Any) -> None:
         """Told at the end of each epoch, by `train`."""
         from timm_lipschitz.records import write_atomic
 
-        self.seconds[str(figures.epoch)] = round(figures.seconds - self._before, 3)
-        self._before = figures.seconds
+        self.seconds[str(figures.epoch)] = round(figures.training_seconds, 3)
         write_atomic(self.path, (json.dumps(self.seconds) + "\n").encode())
 
     @property
-    def median(self) -> float:
-        """Over the epochs."""
-        return statistics.median(self.seconds.values())
+    def median(self) -> float | None:
+        """Over the epochs; None where no time was kept."""
+        return statistics.median(self.seconds.values()) if self.seconds else None
+
+
+def seconds_per_epoch(runs: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Over the seeds; None where one of them kept no time."""
+    from benchmarks.suite import spread
+
+    found = [run["seconds_per_epoch"] for run in runs]
+    return None if None in found else spread(found)
 
 
 def learning_curve(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -224,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cells = chosen(options)
         require_distinct("seed", options.seed or [])
+        require_folder(options.reported)
         reported = load_reported(options.reported)
         options.device = pick_device(options.device)
         options.out = options.out / (EXPERIMENTS[options.what].drawing_of or options.what)
@@ -243,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
                         "model": cell.model,
                         "bound": cell.bound,
                         "epochs": options.epochs or cell.epochs,
+                        "attacks": list(EXPERIMENTS[options.what].attacks),
                         "budget": "reduced" if is_reduced(cell, options) else "full",
                         "clean": spread([run["clean"] for run in runs]),
                         **{
@@ -251,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
                         },
                         **({"curve": learning_curve(runs)} if EXPERIMENTS[options.what].curve else {}),
                         "parameters": runs[0]["parameters"],
-                        "seconds_per_epoch": spread([run["seconds_per_epoch"] for run in runs]),
+                        "seconds_per_epoch": seconds_per_epoch(runs),
                         "reported": published(cell, options.what, reported),
                         "runs": runs,
                     }
@@ -318,7 +328,7 @@ def print_table(networks: list[dict[str, Any]]) -> None:
             )
         for name, value, key in (
             ("parameters, millions", f"{network['parameters'] / 1e6:.1f}", "parameters_millions"),
-            ("seconds per epoch", up(network["seconds_per_epoch"]["median"], 1), "seconds_per_epoch"),
+            ("seconds per epoch", seconds_text(network["seconds_per_epoch"]), "seconds_per_epoch"),
         ):
             theirs = reported.get(key)
             table.add_row("", "", name, value, "-" if theirs is None else f"{theirs:g}")
@@ -338,6 +348,11 @@ def print_table(networks: list[dict[str, Any]]) -> None:
     output().print(
         f"\nmeasured: this run, medians over its seeds; reported: {', '.join(sources) or 'nothing'}{''.join(hardware)}"
     )
+
+
+def seconds_text(seconds: dict[str, float] | None) -> str:
+    """The median, rounded up."""
+    return "-" if seconds is None else up(seconds["median"], 1)
 
 
 def _tightness(options: argparse.Namespace) -> int:

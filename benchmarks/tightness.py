@@ -9,7 +9,8 @@ error, both over several seeds, and beside them the figures *reported* in the pa
     python benchmarks/tightness.py --out benchmarks/results/tightness
 
 The paper's setting: 300 random points of [-2, 2], 10 layers, width 128 (sandwich 86, so that all have about 130
-thousand parameters), Xavier's initial weights, Adam, learning rate 0.01 rising and falling piecewise linearly, batch
+thousand parameters; AOL layers are scaled along the shorter side of their weights here, along their columns there),
+Xavier's initial weights, Adam, learning rate 0.01 rising and falling piecewise linearly, batch
 50, 200 epochs, squared error, ReLU. Beside the paper's 200 epochs all kinds are trained for 600 too: at gamma 10 the
 fits of 200 still depend on the seed. Every network is measured in float64 with the same search: ascent of chords from
 even points of the interval, the steepest one counts. One thread; seeds differ in the points, the initial weights and
@@ -35,6 +36,7 @@ QUESTION = (
 )
 KINDS = {"sandwich": "sandwich", "sll": "SLL", "orthogonal": "orthogonal", "aol": "AOL"}  # and among published rows
 PAPER_EPOCHS = 200
+ROOT = Path(__file__).resolve().parents[1]
 HIDDEN_LAYERS = 9
 POINTS_OF_HISTORY = 100  # of a network's losses, at most, in its record
 
@@ -179,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
         "--epochs", action="append", type=count, metavar="N", help="repeatable (default: 200, as in the paper, and 600)"
     )
     found.add_argument("--learning-rate", type=float, default=0.01, metavar="RATE", help="(default: 0.01)")
-    found.add_argument("--reported", type=Path, default=Path("leaderboards/reported"), metavar="DIR")
+    found.add_argument("--reported", type=Path, default=ROOT / "leaderboards/reported", metavar="DIR")
     found.add_argument("--out", type=Path, default=Path("runs/benchmarks/tightness"), metavar="DIR")
     return found
 
@@ -188,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark on command-line ``arguments`` (this process's by default); returns the exit code."""
     import torch
 
+    from benchmarks.console import require_folder
     from benchmarks.suite import spread
     from timm_lipschitz.cli._stages import stages
     from timm_lipschitz.errors import TimmLipschitzError
@@ -201,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     budgets = options.epochs or [PAPER_EPOCHS, 600]
     runs: dict[tuple[int, str, float], list[dict[str, Any]]] = {}
     try:
+        require_folder(options.reported)
         reported = {
             (row.model, row.lipschitz): row for row in load_reported(options.reported) if row.tightness is not None
         }
@@ -309,6 +313,7 @@ def plots(networks: list[dict[str, Any]], out: Path) -> dict[Path, bytes]:
     Of the most epochs, and of each network's run of the median tightness.
     """
     from benchmarks.drawing import svg
+    from timm_lipschitz.records import percent_down
 
     epochs = max(network["epochs"] for network in networks)
     panels = [
@@ -322,8 +327,9 @@ def plots(networks: list[dict[str, Any]], out: Path) -> dict[Path, bytes]:
         axes.plot(positions, wave, color="0.7", label="square wave")
         for network in chosen:
             run, reported = median_run(network), network["reported_percent"]
-            paper = "" if reported is None else f" (reported {reported / 100 * network['gamma']:.3g})"
-            axes.plot(positions, run["curve"], label=f"{network['layer']}: slope {run['empirical']:.3g}{paper}")
+            paper = "" if reported is None else f" (reported {reported:g}% after {PAPER_EPOCHS} epochs)"
+            label = f"{network['layer']}: slope {run['empirical']:.3g}, {percent_down(run['tightness'])}%{paper}"
+            axes.plot(positions, run["curve"], label=label)
         axes.set(xlabel="x", ylabel="y", title=f"certified bound {chosen[0]['gamma']:g}")
 
     def errors(axes: Any, chosen: list[dict[str, Any]]) -> None:

@@ -74,6 +74,11 @@ def test_measured_beside_reported(
     assert reproduce.main(typed) == 0
     (run,) = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())["networks"][0]["runs"]
     assert (run["attacked_images"], epochs.stat().st_mtime_ns) == (5, before)
+    epochs.unlink()
+    assert reproduce.main(typed) == 0
+    (network,) = json.loads((tmp_path / "table2" / "table2-cifar100.json").read_text())["networks"]
+    assert network["seconds_per_epoch"] is None, "nobody knows"
+    assert network["attacks"] == ["pgdl2"]
 
 
 def test_figure_5_is_accuracy_over_slopes(
@@ -142,6 +147,7 @@ def test_each_network_is_trained_as_the_paper_trained_it(
         assert recipe.epochs == (400 if what == "table3" else 100)
         assert (recipe.batch_size, recipe.learning_rate, recipe.schedule) == (256, 1e-2, "piecewise")
         assert arguments.get("normalized_head", False) == (what == "table3")
+        assert arguments.get("init") == ("reference" if cell.layer == "sandwich" else None)
     bounds = {
         cell.data: {c.bound for c in reproduce.EXPERIMENTS[what].cells if c.data == cell.data}
         for cell in reproduce.EXPERIMENTS[what].cells
@@ -281,6 +287,26 @@ def test_what_is_not_in_the_table_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_attacks_and_seeds_are_the_papers() -> None:
+    seeds = (123, 43, 13, 7, 365)
+    found = {what: (experiment.attacks, experiment.seeds) for what, experiment in reproduce.EXPERIMENTS.items()}
+    assert found == {
+        "table2": (("autoattack",), seeds[:3]),
+        "table3": ((), seeds[:3]),
+        "fig5": (("autoattack",), seeds[:1]),
+        "fig6": ((), seeds),
+        "fig7": (("autoattack",), seeds[:3]),
+    }
+
+
+@pytest.mark.parametrize("what", [["table1"], ["table2", "--data", "cifar100"]])
+def test_a_folder_of_published_figures_that_is_not_there_is_named(
+    what: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main([*what, "--reported", str(tmp_path / "no"), "--out", str(tmp_path)]) == 1
+    assert f"there is no folder {tmp_path / 'no'}" in capsys.readouterr().err
+
+
 def options_of(*typed: str) -> argparse.Namespace:
     return reproduce.parser().parse_args(list(typed))
 
@@ -290,7 +316,8 @@ def test_only_the_papers_budget_is_full() -> None:
     (cell, *_) = reproduce.chosen(options_of(*full))
     assert not reproduce.is_reduced(cell, options_of(*full))
     assert not reproduce.is_reduced(cell, options_of(*full, "--epochs", str(cell.epochs)))
-    for less in (("--epochs", str(cell.epochs - 1)), ("--limit", "10"), ("--attack-limit", "10")):
+    one_seed = ("--seed", str(reproduce.EXPERIMENTS["table2"].seeds[0]))
+    for less in (("--epochs", str(cell.epochs - 1)), ("--limit", "10"), ("--attack-limit", "10"), one_seed):
         assert reproduce.is_reduced(cell, options_of(*full, *less))
 
 

@@ -69,7 +69,7 @@ def test_record_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert record["command"].startswith("python benchmarks/tightness.py --layer sandwich")
     for name in ("fits.svg", "errors.svg"):
         assert (tmp_path / name).read_text().startswith("<?xml")
-    assert "(reported 4.96)" in (tmp_path / "fits.svg").read_text()
+    assert "(reported 99.3% after 200 epochs)" in (tmp_path / "fits.svg").read_text()
     printed = capsys.readouterr().out
     assert f"{math.floor(1000 * min(found)) / 10:.1f}" in printed
     assert "99.3" in printed

@@ -52,7 +52,7 @@ def test_percentages_of_an_epoch_are_rounded_down() -> None:
     import importlib
 
     line = importlib.import_module("timm_lipschitz.cli.train")._epoch_line
-    figures = loop.EpochFigures(0, 0.25, (5999 / 6000, 2 / 3, 0.5, 0.0), 12.0)
+    figures = loop.EpochFigures(0, 0.25, (5999 / 6000, 2 / 3, 0.5, 0.0), 12.0, 11.0)
     assert line(figures, 4, 6000) == (
         "epoch 1 of 4: loss 0.2500; validation (no record): "
         "clean 99.9, certified at 36/255 66.6, 1.0 50.0, 1.58 0.0 (12 s)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from layer_contract import LayerCase, LayerContract, jacobian, run_steps
@@ -123,7 +125,7 @@ def test_weights_of_any_magnitude_give_the_same_layer(case: LayerCase, magnitude
 
 
 @pytest.mark.parametrize("case", SCALED, ids=str)
-@pytest.mark.parametrize("small", [0.0, 1e-25, 1e-17, 1e-12])
+@pytest.mark.parametrize("small", [0.0, 1e-42, 1e-40, 1e-31, 1e-25, 1e-17, 1e-12])
 def test_rows_and_columns_of_zeros_or_nearly_so(case: LayerCase, small: float) -> None:
     """In all dimensions: the bound holds, derivatives are finite, and float32 agrees with float64."""
     for dimension in (0, 1):
@@ -154,6 +156,27 @@ def test_weights_of_zeros(case: LayerCase) -> None:
     assert torch.equal(out, x if "SLL" in case.name else bias.to(x) + torch.zeros_like(out))
     out.sum().backward()
     assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("case", RESIDUAL, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_log_q_that_is_not_finite_shows_in_the_output(case: LayerCase, value: float) -> None:
+    """It must not turn the layer into the identity, which has finite outputs."""
+    layer = case.random()
+    with torch.no_grad():
+        layer.log_q[-1] = value
+    assert torch.isnan(layer(case.inputs())).any()
+
+
+def test_far_apart_q_of_orthogonal_rows_are_no_nan() -> None:
+    """Where a product is 0, the ratio that weighs it does not matter, be it infinite in float32."""
+    layer = SLLLinear(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(3))
+        layer.log_q.copy_(torch.tensor([0.0, 100.0, 0.0]))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), copy.deepcopy(layer).double()(x.double()).float())
+    torch.testing.assert_close(layer(x), -x.abs())
 
 
 def test_what_overflows_is_named() -> None:

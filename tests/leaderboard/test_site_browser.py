@@ -124,8 +124,10 @@ def test_no_page_complains_asks_or_overflows(site, open_page, width, scheme):
     assert background == ("rgb(20, 23, 28)" if scheme == "dark" else "rgb(255, 255, 255)")
 
 
-def test_a_click_or_a_key_sorts_by_number(site, open_page):
-    seen = open_page(site / "datasets/mnist.html")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_click_or_a_key_sorts_by_number(site, open_page, width):
+    """On a phone, or zoomed in, too."""
+    seen = open_page(site / "datasets/mnist.html", viewport={"width": width, "height": 900})
     header = seen.page.locator("#board thead th", has_text="Parameters")
     assert header.get_attribute("aria-sort") is None
     header.click()

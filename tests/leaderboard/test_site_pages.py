@@ -336,3 +336,11 @@ def test_what_an_earlier_site_wrote_and_this_one_does_not_is_removed_and_nothing
     assert gone == {"models/mnist/run-2.html", *(f"records/mnist/run-2{end}" for end in ENDS)}
     assert (out / "CNAME").exists()
     assert (tmp_path / "outside.txt").exists()
+
+
+def test_every_column_says_whether_it_is_proved_or_attacked(site):
+    """A heading over a group of columns scrolls out of view, and what is attacked would pass for certified."""
+    page = (site / "datasets" / "mnist.html").read_text()
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)<br>(L[^<]*)</th>", page)
+    assert {kind.strip() for kind, _ in heads} == {"Certified", "Attacked"}
+    assert "colgroup" not in page

@@ -1,6 +1,9 @@
 """The families to compare with: certified by their measured bound, folded, and refused where there is none."""
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import timm
 import torch
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from timm_lipschitz import certify, fold
 from timm_lipschitz.certification import network_bound
 from timm_lipschitz.certification.sdp import sdp_certificate
-from timm_lipschitz.errors import InvalidInputError, NotCertifiableError
+from timm_lipschitz.errors import CheckpointError, InvalidInputError, NotCertifiableError
 from timm_lipschitz.folding import explicit_steps
 from timm_lipschitz.layers import NormalizedLinear, OrthogonalLinear
 
@@ -145,3 +148,20 @@ def test_a_plain_network_has_no_bound_and_is_refused_by_name() -> None:
         timm.create_model("plain_cnn", lipschitz=1.0, device="meta")
     with pytest.raises(TypeError, match="normalized_head"):
         timm.create_model("plain_cnn", normalized_head=True, device="meta")
+
+
+def test_weights_of_other_channels_are_refused_though_their_shapes_fit(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    arguments = {"img_size": 8, "num_classes": 3}
+    safetensors.torch.save_file(timm.create_model("sll_resnet", **arguments).state_dict(), weights)
+    overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "num_classes": 3}}
+    timm.create_model("sll_resnet", **arguments, **overlay)
+    with pytest.raises(CheckpointError, match="of images with 3 channels, and in_chans is 1"):
+        timm.create_model("sll_resnet", in_chans=1, **arguments, **overlay)
+
+
+@pytest.mark.parametrize("name", ["sll_resnet", "sll_resnet_medium", "sll_resnet_large", "sll_resnet_xlarge"])
+def test_features_reach_the_last_stage(name: str) -> None:
+    model = timm.create_model(name, features_only=True, device="meta")
+    stages = len(timm.create_model(name, device="meta").stages)
+    assert model.feature_info.module_name()[-1] == f"stages.{stages - 1}"

@@ -31,8 +31,8 @@ def almost_orthogonal(weight: Tensor) -> Tensor:
 
     ``D^-2 - P^T P`` is diagonally dominant, hence positive semidefinite, and so is ``I - D P^T P D``. Where there are
     fewer rows than columns it is the transposed matrix that is scaled: its columns can be orthogonal, those of P
-    cannot, and the products are smaller. Columns (rows) of zeros stay zero, and those 1e-15 as large as the largest
-    weight, for which D is 1, stay as small. In float32 or better.
+    cannot, and the products are smaller. Columns (rows) of zeros stay zero, and those for which the sum is 1e-30 or
+    less of the square of the largest weight, for which D is 1, stay as small. In float32 or better.
     """
     if torch.jit.is_scripting():
         return _almost_orthogonal(weight)

@@ -8,7 +8,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor
 
-__all__ = ["largest_magnitude", "reciprocal_or_zero", "without_negligible"]
+__all__ = ["largest_magnitude", "ratios_of", "reciprocal_or_zero", "without_negligible"]
 
 
 @register_notrace_function
@@ -22,13 +22,19 @@ def largest_magnitude(weight: Tensor) -> Tensor:
 
 
 def without_negligible(sums: Tensor) -> Tensor:
-    """Sums of products of weights up to 1, but 0 for 1e-30 and less: rows 1e-15 as large as the largest weight.
+    """Sums of products of weights up to 1, but 0 for those of 1e-30 and less.
 
-    Such a sum still has all its digits in float32, so that float32 and float64 agree about what is left out.
+    A sum of that size still has all its digits in float32, so that float32 and float64 agree about what is left out.
     """
     return torch.where(sums <= 1e-30, torch.zeros_like(sums), sums)
 
 
 def reciprocal_or_zero(t: Tensor) -> Tensor:
-    """``1 / t`` for a diagonal, and 0 where it is 0."""
-    return torch.where(t > 0, 1.0 / torch.where(t > 0, t, torch.ones_like(t)), torch.zeros_like(t))
+    """``1 / t`` for a diagonal, and 0 where it is 0; NaN stays NaN."""
+    return torch.where(t == 0, torch.zeros_like(t), 1.0 / torch.where(t == 0, torch.ones_like(t), t))
+
+
+def ratios_of(log_q: Tensor, products: Tensor) -> Tensor:
+    """``q_j / q_i`` (n, n) of logarithms (n,); 1 where the product that it weighs is 0, as infinity times 0 is NaN."""
+    difference = log_q - log_q[:, None]
+    return torch.exp(torch.where(products == 0, torch.zeros_like(difference), difference))

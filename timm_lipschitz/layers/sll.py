@@ -12,7 +12,7 @@ from .activations import is_homogeneous, make_activation
 from .checks import check_sizes
 from .explicit import Residual, Step, as_float64
 from .fusing import Fusible
-from .magnitude import largest_magnitude, reciprocal_or_zero, without_negligible
+from .magnitude import largest_magnitude, ratios_of, reciprocal_or_zero, without_negligible
 from .operators import Dense, MatrixOperator
 from .precision import promote
 
@@ -21,15 +21,15 @@ __all__ = ["SLLLinear", "residual_step"]
 
 def _dominance(weight: Tensor, log_q: Tensor) -> Tensor:
     weight, log_q = promote(weight), promote(log_q)
-    ratios = torch.exp(log_q - log_q[:, None])  # q_j / q_i
-    return without_negligible(((weight @ weight.mT).abs() * ratios).sum(dim=-1))
+    products = (weight @ weight.mT).abs()
+    return without_negligible((products * ratios_of(log_q, products)).sum(dim=-1))
 
 
 @register_notrace_function
 def dominance(weight: Tensor, log_q: Tensor) -> Tensor:
     """``T_i = sum_j |W W^T|_ij q_j / q_i`` (hidden,) of W (hidden, p) with weights up to 1, in float32 or better.
 
-    0 for rows that are left out: those of zeros, and of weights up to 1e-15.
+    0 for rows that are left out: those of zeros, and those for which the sum is 1e-30 or less.
     """
     if torch.jit.is_scripting():
         return _dominance(weight, log_q)
@@ -76,7 +76,7 @@ class SLLLinear(Fusible, nn.Module):
     being in [0, 1], ``||dh||^2 - ||dh - 2 W^T T^-1 dz||^2 >= 4 dz^T (T^-1 - T^-1 W W^T T^-1) dz >= 0``. Source: Araujo
     et al. (2023), "A unified algebraic perspective on Lipschitz neural networks", with the correction of its appendix
     D: an epsilon added to one of the two q, as in the code first published, breaks the bound. Rows of zeros are left
-    out instead, and so are rows 1e-15 as large as the largest weight.
+    out instead, and so are rows for which T is 1e-30 or less of the square of the largest weight.
 
     Raises `InvalidInputError` for an activation whose slope leaves [0, 1].
     """

@@ -17,7 +17,7 @@ from .checks import check_sizes, require_channels
 from .convolve import adjoint_kernel, convolve
 from .explicit import Affine, Step, as_float64
 from .fusing import Fusible
-from .magnitude import largest_magnitude, reciprocal_or_zero, without_negligible
+from .magnitude import largest_magnitude, ratios_of, reciprocal_or_zero, without_negligible
 from .operators import Convolution, Pointwise
 from .precision import promote
 from .sll import residual_step
@@ -27,10 +27,9 @@ __all__ = ["PadChannels", "SLLConv2d"]
 
 def _dominance(kernel: Tensor, log_q: Tensor) -> Tensor:
     kernel, log_q = promote(kernel), promote(log_q)
-    ratios = torch.exp(log_q - log_q[:, None])  # q_j / q_i
     # taps of W W^T, (hidden, hidden, 2k - 1, 2k - 1)
     products = F.conv2d(kernel, kernel, padding=kernel.shape[2] - 1).abs().sum(dim=[2, 3])
-    return without_negligible((products * ratios).sum(dim=1))
+    return without_negligible((products * ratios_of(log_q, products)).sum(dim=1))
 
 
 @register_notrace_function

@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import InvalidInputError
+from ..errors import CheckpointError, InvalidInputError
 from ..layers import OrthogonalLinear, PadChannels, SLLConv2d, SLLLinear
 from ._cfg import cfg
 from ._trunk import LayerFamily, LipschitzNet
@@ -52,17 +52,29 @@ default_cfgs = generate_default_cfgs(
 def _create(
     variant: str, pretrained: bool, channels: int, depth: int, dense: int, pool_grid: int = 8, **kwargs: Any
 ) -> LipschitzNet:
-    quarter = depth // 4
     return build_model_with_cfg(
         LipschitzNet,
         variant,
         pretrained,
-        feature_cfg={"out_indices": tuple(k * quarter - 1 for k in range(1, 5)), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(k * depth // 4 - 1 for k in range(1, 5)), "feature_cls": "getter"},
         family=replace(_SLL, pool_grid=pool_grid),
         stages=((channels, 1),) * depth,
         hidden=(2048,) * dense,
+        pretrained_filter_fn=_of_these_channels,
         **kwargs,
     )
+
+
+def _of_these_channels(state_dict: dict[str, Tensor], model: LipschitzNet) -> dict[str, Tensor]:
+    """Weights of images with other channels would fit, as these are padded: refused here, where no shape does it."""
+    settings: Any = model.pretrained_cfg
+    channels = settings["input_size"][0]
+    if channels != model.in_chans:
+        raise CheckpointError(
+            f"these weights are of images with {channels} channels, and in_chans is {model.in_chans}: leave it out, or "
+            "train anew"
+        )
+    return state_dict
 
 
 @register_model

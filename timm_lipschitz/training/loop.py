@@ -40,6 +40,7 @@ VALIDATION_EPS = (0.0, 36 / 255, 1.0, 1.58)
 class EpochFigures:
     """Figures at the end of an epoch.
 
+    ``seconds`` have passed since this process began to train, ``training_seconds`` of them in steps of this epoch.
     ``loss`` is the mean training loss, ``validation`` the share (0 to 1) of validation images with a margin that
     certifies each eps of `VALIDATION_EPS`, eps 0 being clean accuracy; from float32 logits, so for tuning and not for a
     record.
@@ -49,6 +50,7 @@ class EpochFigures:
     loss: float
     validation: tuple[float, ...]
     seconds: float
+    training_seconds: float
 
 
 def train(
@@ -110,14 +112,16 @@ def train(
 
     started = time.monotonic()
     for epoch in range(first_epoch, recipe.epochs):
+        began = time.monotonic()
         loss = session.train_epoch(epoch, on_step)
+        training_seconds = time.monotonic() - began
         if not math.isfinite(loss):
             raise NonFiniteError(
                 f"epoch {epoch}: the loss is {loss}; lower the learning rate ({recipe.learning_rate}) or set "
                 f"clip_grad; the state of the epoch before is in {out}"
             )
         validation = evaluate_margins(session.averaged(), validation_data, device)
-        figures = EpochFigures(epoch, loss, validation, time.monotonic() - started)
+        figures = EpochFigures(epoch, loss, validation, time.monotonic() - started, training_seconds)
         progress.history.append({"epoch": epoch, "loss": loss, "validation": list(validation)})
         progress.next_epoch = epoch + 1
         if rank() == 0:
