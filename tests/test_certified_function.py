@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from timm_lipschitz import certify, evaluate, fold
 from timm_lipschitz.data import ImageDataset
 from timm_lipschitz.errors import InvalidInputError, NotCertifiableError, UncertifiedWarning
+from timm_lipschitz.folding import FoldedNetwork
 from timm_lipschitz.layers import (
     Activation,
     Affine,
@@ -198,6 +199,37 @@ def test_a_part_from_elsewhere_is_compared_on_the_images_that_are_certified() ->
     bright = torch.cat([images(7), torch.ones(1, *SHAPE)])
     with pytest.raises(NotCertifiableError, match=r"another function than its explicit .* for an image to certify"):
         certify(model, bright)
+
+
+class Opposite(nn.Module):
+    """Says what a folded network is, and does the opposite."""
+
+    def __init__(self, net: FoldedNetwork) -> None:
+        super().__init__()
+        self.net = net
+        self.in_shape = net.in_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.net(x)
+
+    def explicit(self, in_shape: tuple[int, ...]) -> list[Step]:
+        return self.net.explicit(in_shape)
+
+
+class OtherRun(FoldedNetwork):
+    def run(self, x: Tensor) -> Tensor:
+        return -super().run(x)
+
+
+def test_folded_parts_do_not_hide_what_a_class_from_elsewhere_does() -> None:
+    folded = fold(registered())
+    x = torch.rand(5, *folded.in_shape, generator=torch.Generator().manual_seed(1))
+    assert certify(folded, x).radius.max() > 0
+    with pytest.raises(NotCertifiableError, match="another function than its explicit operators"):
+        certify(Opposite(folded).eval(), x)
+    folded.__class__ = OtherRun
+    with pytest.raises(NotCertifiableError, match="another function than its explicit operators"):
+        certify(folded, x)
 
 
 def test_the_comparison_leaves_the_global_generator_and_the_model_alone() -> None:

@@ -589,3 +589,13 @@ def test_an_example_counts_in_every_norm_whose_ball_must_hold_it(
     assert broken.any()
     np.testing.assert_array_equal(l2.status == "broken", broken)
     np.testing.assert_allclose(l2.distance[broken], 6 * linf.distance[broken])
+
+
+def test_more_threat_models_than_a_record_holds_are_refused_before_the_work(tmp_path: Path) -> None:
+    model = Plain()
+    many = [f"l2:{number}/2000" for number in range(1, 1002)]
+    with pytest.raises(InvalidInputError, match="1001 threat models or attacks are too many: a record holds 1000"):
+        evaluate(model, labelled_as_predicted(model), many, [], run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "chunks").exists()
+    run = evaluate(model, labelled_as_predicted(model), many[:100], [], run_dir=tmp_path / "run")
+    assert len(run.record.results.threat_models) == 100

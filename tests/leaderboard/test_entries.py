@@ -138,8 +138,8 @@ def test_entries_of_the_same_images_have_the_same_labels_classes_and_size(root):
     for change, message in (
         ({"num_classes": 1000}, "mnist/other says that its network has 1000 classes, .* says 10"),
         ({"input_size": (3, 28, 28)}, r"its network takes images of \(3, 28, 28\), .* says \(1, 28, 28\)"),
-        ({"parameters": 1}, "mnist/other states parameters 1, .* states 3000000, of the same weights"),
-        ({"lipschitz": 0.5}, r"mnist/other states lipschitz 0\.5, .* states 1\.0, of the same weights"),
+        ({"parameters": 1}, "mnist/other states parameters 1, .* states 3000000, of the same model"),
+        ({"lipschitz": 0.5}, r"mnist/other states lipschitz 0\.5, .* states 1\.0, of the same model"),
     ):
         record = run.record.model_copy(update={"model": run.record.model.model_copy(update=change)})
         with pytest.raises(RecordError, match=message):
@@ -159,8 +159,13 @@ def test_runs_of_the_same_weights_agree_about_every_image(root):
     require_comparable([known, as_other(known, margin=known.images.margin * (1 + 1e-9))])
     shifted = known.images.margin.copy()
     shifted[3] += 1e-3
-    with pytest.raises(RecordError, match=r"mnist/other: image 3 has prediction \d and margin .* of the same weights"):
+    with pytest.raises(RecordError, match=r"mnist/other: image 3 has prediction \d and margin .* of the same model"):
         require_comparable([known, as_other(known, margin=shifted)])
+    function = known.record.model.model_copy(update={"parameters": 0})
+    pair = (known, as_other(known))
+    unlike = [replace(run, record=run.record.model_copy(update={"model": function})) for run in pair]
+    unlike[1] = replace(unlike[1], images=replace(known.images, margin=shifted))
+    require_comparable(unlike)  # functions have no weights to know them by
     broken = int(known.attacks.index[np.flatnonzero(known.attacks.status == "broken")[0]])
     sure = known.images.radius.copy()
     sure[broken] = 5.0
@@ -168,6 +173,39 @@ def test_runs_of_the_same_weights_agree_about_every_image(root):
         pair = [known, as_other(known, radius=sure)]
         with pytest.raises(RecordError, match=rf"mnist/other certifies image {broken} to radius 5, and sandwich_cnn"):
             require_comparable([pair[k] for k in order])
+
+
+def bounded(run: Run, **changes: object) -> Run:
+    """The run with a measured bound, and its certification changed."""
+    model = run.record.model.model_copy(update={"lipschitz_rigorous": 1.0 + 1e-9})
+    certification = run.record.certification.model_copy(update=changes)
+    return replace(run, record=run.record.model_copy(update={"model": model, "certification": certification}))
+
+
+def test_certificates_of_one_bound_agree(root):
+    """Larger radii for the same margins and bound are made up; smaller ones a run may say that it lowered."""
+    known = bounded(load_entry(root, "mnist", record_ids(root, "mnist")[0]).run)
+    sure = int(np.argmax(known.images.radius))
+    radius = known.images.radius.copy()
+    radius[sure] *= 1.001
+    wider = bounded(as_other(known, radius=radius))
+    with pytest.raises(RecordError, match=rf"certifies image {sure} to radius .*, of the same model and bound, to"):
+        require_comparable([known, wider])
+    require_comparable([bounded(known, lowered=1), wider])
+    require_comparable([known, bounded(wider, asserted=("head (Head: 1)",))])
+
+
+def test_a_point_that_only_rounding_makes_adversarial_refutes_no_other_run(root):
+    known = load_entry(root, "mnist", record_ids(root, "mnist")[0]).run
+    row = int(np.argmax(known.images.radius))
+    flip = float(known.images.radius[row]) * 0.99
+    lowered = known.images.radius.copy()
+    lowered[row] = flip
+    found = AttackTable.of_attack([row], "l2:1.58", "bisection", ["standing"], np.array([flip]))
+    honest = replace(bounded(as_other(known, radius=lowered), lowered=1), attacks=found)
+    require_comparable([bounded(known), honest])
+    with pytest.raises(RecordError, match=f"mnist/sandwich_cnn.mnist certifies image {row} to radius"):
+        require_comparable([bounded(known), replace(bounded(as_other(known)), attacks=found)])
 
 
 def test_entries_show_one_picture_of_an_image(root):

@@ -69,7 +69,11 @@ def edit(path, field: str, value) -> None:
         ("model.input_size.0", 2**70, "model.input_size.0"),
         ("results.clean.total", 10**400, "results.clean.total"),
         ("attacks", [0] * 65, r"^record.json: attacks.0: Input should be an object, got 0$"),
-        ("attacks", [{"name": str(n), "seed": 0, "settings": {}} for n in range(65)], "attacks: .*at most 64 items"),
+        (
+            "attacks",
+            [{"name": str(n), "seed": 0, "settings": {}} for n in range(1001)],
+            "attacks: .*at most 1000 items",
+        ),
         ("model.x\x1b[2J", 1, r"'x\\x1b\[2J'"),
         ("attacks.0.settings.alpha", float("nan"), "attacks.0.settings.alpha"),
         ("attacks.0.settings.alpha", {"nested": 1}, "attacks.0.settings.alpha"),
@@ -193,3 +197,20 @@ def test_settings_and_versions_are_stored_in_order(run_dir):
     fields = {name: getattr(run.record, name) for name in Record.model_fields}
     assert list(Record(**fields | {"versions": versions}).versions) == ["python", "torch"]
     assert RunFiles.of_run(run_dir).record.name == "record.json"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pgd.steps": 1000, "pgd.steps l2:1.0": 4},
+        {"restarts l2:0.5": 10},
+        {"restarts everywhere": 10},
+        {"queries l2:1.0": -1},
+        {"queries": 1.5},
+    ],
+)
+def test_settings_of_no_threat_model_or_given_twice_are_refused(run_dir, settings):
+    """They would be shown, and compared with nothing."""
+    edit(run_dir / "record.json", "attacks.0.settings", settings)
+    with pytest.raises(RecordError, match=r"is of no threat model of the run, or given twice|counts, and is"):
+        read_run(run_dir)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as nps
 from records.sample_runs import sample_attacks, sample_images
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.records import AttackTable, ImageTable, Status
+from timm_lipschitz.records import AttackTable, ImageTable, Status, tables
 
 FINITE = st.floats(0, 1e300, allow_subnormal=True)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
@@ -203,19 +203,22 @@ def test_the_other_table_in_its_place_is_refused():
         AttackTable.from_parquet(images.to_parquet(), max_rows=4)
 
 
-def test_many_groups_and_very_many_rows_are_refused_before_they_are_read():
+def test_many_groups_and_very_many_rows_are_refused_before_they_are_read(monkeypatch):
     images = sample_images(40)
-    stored, groups, long = pq.read_table(io.BytesIO(images.to_parquet())), io.BytesIO(), io.BytesIO()
+    stored, groups = pq.read_table(io.BytesIO(images.to_parquet())), io.BytesIO()
     pq.write_table(stored, groups, store_schema=False, row_group_size=10)
     with pytest.raises(RecordError, match=r"images\.parquet has 4 groups of 40 rows"):
         ImageTable.from_parquet(groups.getvalue(), max_rows=40)
-    rows = 17_000_000
-    with pq.ParquetWriter(long, stored.schema, store_schema=False) as writer:
-        piece = pa.table({name: pa.repeat(stored[name][0], rows) for name in stored.column_names}, stored.schema)
-        writer.write_table(piece)
-    assert len(long.getvalue()) < 1 << 20
-    with pytest.raises(RecordError, match="has 17000000 rows; its record allows 16777216"):
-        ImageTable.from_parquet(long.getvalue(), max_rows=10**9)
+    monkeypatch.setattr(tables, "_MAX_ROWS", 39)
+    with pytest.raises(RecordError, match="has 40 rows; its record allows 39"):
+        ImageTable.from_parquet(images.to_parquet(), max_rows=10**9)
+
+
+def test_texts_that_take_much_room_once_read_are_refused(monkeypatch):
+    attacks = sample_attacks(sample_images(40), "l2:1.0", "autoattack", 40)
+    monkeypatch.setattr(tables, "_MAX_TEXT_BYTES", 40 * 4 * 12)
+    with pytest.raises(RecordError, match=r"attacks\.parquet: status takes 2080 bytes once read"):
+        AttackTable.from_parquet(attacks.to_parquet(), max_rows=40)
 
 
 def test_rows_out_of_order_and_metadata_are_refused():

@@ -115,6 +115,12 @@ def merge_attacks(
     for index, lengths in found.flips.items():
         radius[index] = min(radius[index], lengths["l2"])
     lowered = replace(images, radius=radius)
+    cost = np.zeros(count, dtype=np.bool_)  # a certificate, somewhere: the point then counts for all attacks
+    for text in manifest.threat_models:
+        was, proved = (
+            certified_mask(table, ThreatModel.parse(text), manifest.model.pixels)[:count] for table in (images, lowered)
+        )
+        cost |= was & ~proved
     tables = []
     for threat_model, attack in pairs:
         was, proved = (
@@ -124,8 +130,8 @@ def merge_attacks(
         elsewhere = found.bound(attack, threat_model.norm, manifest.model.pixels)
         reached = (distance > threat_model.radius) & (elsewhere <= threat_model.radius)
         distance[reached] = elsewhere[reached]
-        lost = was & ~proved  # mostly not attacked, as certified: the point inside stands for all attacks
-        for index in np.flatnonzero(lost):
+        lost = was & ~proved  # mostly not attacked, as certified
+        for index in np.flatnonzero(cost):
             distance[index] = min(distance[index], found.flips[int(index)][threat_model.norm])
         unseen = lost & ~found.seen(attack, threat_model) & (distance > threat_model.radius)
         if unseen.any():  # not in L2, where a point that takes a certificate away lies within eps

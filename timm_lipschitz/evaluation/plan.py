@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..attacks import expand_sets, find_attack
 from ..errors import InvalidInputError
+from ..records.schema import MOST
 from ..threat_model import ThreatModel
 
 __all__ = ["Plan", "make_plan"]
@@ -41,6 +42,10 @@ def make_plan(
     at = every if attack_at is None else _parse(attack_at)
     if not every:
         raise InvalidInputError("no threat model given; try l2:36/255")
+    if max(len(every), len(attacks)) > MOST:
+        raise InvalidInputError(
+            f"{max(len(every), len(attacks))} threat models or attacks are too many: a record holds {MOST}"
+        )
     if missing := [str(threat_model) for threat_model in at if threat_model not in every]:
         raise InvalidInputError(f"{missing[0]} is to be attacked but is not among the threat models; add it there")
     attacks = expand_sets(attacks, {threat_model.norm for threat_model in at})

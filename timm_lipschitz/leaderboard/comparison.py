@@ -36,10 +36,11 @@ from timm_lipschitz.threat_model import ThreatModel
 __all__ = [
     "MARGIN_TOLERANCE",
     "MARGIN_TOLERANCE_FLOAT32",
-    "MODEL_FIELDS",
+    "RADIUS_TOLERANCE",
     "Comparison",
     "Finding",
     "compare",
+    "differing_fields",
     "sign_test",
 ]
 
@@ -48,10 +49,10 @@ MARGIN_TOLERANCE_FLOAT32 = 1e-3
 RADIUS_TOLERANCE = 1e-6
 SIGNIFICANCE = 1e-3
 
-_OF_THE_RUN = {"batch_size", "library_version"}
+_OF_THE_RUN = {"batch_size", "inf_batch", "library_version"}
 
 # Not the family, which follows from how the model is named.
-MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
+_MODEL_FIELDS = ("parameters", "input_size", "num_classes", "lipschitz")
 
 
 @dataclass(frozen=True, order=True)
@@ -128,11 +129,27 @@ class _Columns:
         return cls(table.label[rows], table.prediction[rows], table.margin[rows], table.radius[rows])
 
 
+def differing_fields(one: Record, other: Record) -> Iterator[tuple[str, object, object]]:
+    """What two records state otherwise of one model: name of the field, and both values.
+
+    A bound that a network was composed to is computed, and may differ in its last digits; runs that take different
+    bounds on trust, or none, need not agree about it.
+    """
+    for name in _MODEL_FIELDS:
+        before, now = getattr(one.model, name), getattr(other.model, name)
+        if name == "lipschitz" and (before is None or now is None or _asserted(one) != _asserted(other)):
+            continue
+        if before != now and not (name == "lipschitz" and math.isclose(before, now, rel_tol=RADIUS_TOLERANCE)):
+            yield name, before, now
+
+
+def _asserted(record: Record) -> tuple[str, ...]:
+    return () if record.certification is None else record.certification.asserted
+
+
 def _about_the_model(recorded: Record, measured: Record) -> Iterator[Finding]:
-    for name in MODEL_FIELDS:
-        before, now = getattr(recorded.model, name), getattr(measured.model, name)
-        if before != now:
-            yield Finding(-1, f"the model's {name} is {before} in the record, {now} in the model")
+    for name, before, now in differing_fields(recorded, measured):
+        yield Finding(-1, f"the model's {name} is {before} in the record, {now} in the model")
     stated, bound = recorded.model.lipschitz_rigorous, measured.model.lipschitz_rigorous
     if stated is not None and bound is not None and stated < bound * (1 - RADIUS_TOLERANCE):
         yield Finding(-1, f"Lipschitz bound {stated:.12g} recorded, {bound:.12g} measured")
@@ -167,6 +184,9 @@ def _examples_inside(recorded: Run, radius: NDArray[np.float64], sample: NDArray
         at = ThreatModel.parse(str(table.threat_model[row]))
         proved = float(radius[np.searchsorted(sample, image)])
         longest = float(table.distance[row]) * l2_per_unit(at, pixels)
+        lowered = recorded.record.certification is not None and recorded.record.certification.lowered > 0
+        if lowered and recorded.images.radius[np.searchsorted(recorded.images.index, image)] <= longest * (1 + 1e-9):
+            continue  # the record says so itself: rounding alone makes the point adversarial
         if longest < proved * (1 - RADIUS_TOLERANCE):
             yield Finding(
                 image,
@@ -182,8 +202,13 @@ def _other_settings(recorded: Record, measured: Record) -> Iterator[Finding]:
             continue
         differ: dict[tuple[str, str, str], list[str]] = {}
         for at in _attacked_at(recorded, attack.name):
-            before, now = attack.at(at), ran[attack.name].at(at)
-            for name in sorted((before.keys() | now.keys()) - _OF_THE_RUN):
+            before, now = (
+                {name: value for name, value in found.at(at).items() if name.rpartition(".")[2] not in _OF_THE_RUN}
+                for found in (attack, ran[attack.name])
+            )
+            if not now:  # the second run had nothing to attack there
+                continue
+            for name in sorted(before.keys() | now.keys()):
                 said, does = (repr(found[name]) if name in found else "not stated" for found in (before, now))
                 if said != does:
                     differ.setdefault((name, said, does), []).append(at)

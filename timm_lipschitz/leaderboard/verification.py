@@ -164,8 +164,9 @@ def _false_examples(run: Run, loaded: LoadedModel, dataset: ImageDataset) -> Ite
     """Examples that show another image than the data set has, or a point of which the model thinks otherwise."""
     if run.examples is None:
         return
-    network = copy.deepcopy(loaded.model).cpu().double().eval()
-    logits = network(torch.from_numpy(run.examples.adversarial).double())  # (M, K)
+    dtype = torch.float32 if run.record.certification is None else torch.float64  # as the evaluation judged them
+    network = copy.deepcopy(loaded.model).cpu().to(dtype).eval()
+    logits = network(torch.from_numpy(run.examples.adversarial).to(dtype)).double()  # (M, K)
     tolerance = MARGIN_TOLERANCE if run.record.certification is not None else MARGIN_TOLERANCE_FLOAT32
     close = tolerance * logits.abs().amax(dim=1).clamp(min=1.0)
     prediction = torch.from_numpy(run.examples.prediction)

@@ -96,7 +96,8 @@ def write_all_atomic(files: Mapping[Path, bytes]) -> None:
     finally:
         if not finished:  # an interrupt included, which may come behind a rename and before its note
             for path, backup in backups.items():
-                _take_back(path, backup)
+                if path not in temporaries or not temporaries[path].exists():  # it was renamed
+                    _take_back(path, backup)
         for leftover in (*temporaries.values(), *backups.values()):
             if leftover is not None:
                 with suppress(OSError):

@@ -27,7 +27,7 @@ from timm_lipschitz.records.statistics import percent_down, percent_up, wilson_i
 from timm_lipschitz.threat_model import ThreatModel
 
 SCHEMA_VERSION = 1
-_MOST = 64  # attacks, and threat models, of one run; `FailFast`: a list of a million mistakes is one
+MOST = 1000  # attacks, and threat models, of one run; `FailFast`: a list of a million mistakes is one
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats such as U+202E, surrogates, line and paragraph ends
 _Value = TypeVar("_Value")
 
@@ -146,7 +146,7 @@ class ModelInfo(StrictModel):
     family: Name
     parameters: Count
     input_size: tuple[Side, Side, Side]
-    num_classes: Annotated[int, Field(ge=2)]
+    num_classes: Annotated[int, Field(ge=2, lt=2**31)]
     lipschitz: PositiveFloat | None
     lipschitz_rigorous: Bound | None = None
     weights_sha256: Sha256
@@ -207,6 +207,17 @@ class AttackSettings(StrictModel):
     name: Name
     seed: Seed
     settings: SettingsMap
+
+    def check_names(self, threat_models: set[str]) -> None:
+        """Raises ValueError for a setting with something else than a threat model behind it, or that is given twice."""
+        for name, value in self.settings.items():
+            setting, space, where = name.partition(" ")
+            if space and (where not in threat_models or setting in self.settings):
+                raise ValueError(
+                    f"{self.name!r}: the setting {name!r} is of no threat model of the run, or given twice"
+                )
+            if setting in COUNTS and (type(value) is not int or value < 0):
+                raise ValueError(f"{self.name!r}: {name!r} counts, and is {value!r}")
 
     def at(self, threat_model: str) -> dict[str, Scalar | tuple[Scalar, ...]]:
         """What it ran with at a threat model, without `COUNTS`.
@@ -305,7 +316,7 @@ class ThreatModelFigures(StrictModel):
 
     threat_model: ThreatModelText
     certified: Figure
-    attacks: Annotated[tuple[AttackFigures, ...], FailFast(), Field(max_length=_MOST)]
+    attacks: Annotated[tuple[AttackFigures, ...], FailFast(), Field(max_length=MOST)]
     robust: Figure | None
 
     @model_validator(mode="after")
@@ -322,7 +333,7 @@ class Results(StrictModel):
     """All figures of a run: a view of the two tables."""
 
     clean: Figure
-    threat_models: Annotated[tuple[ThreatModelFigures, ...], FailFast(), Field(max_length=_MOST)]
+    threat_models: Annotated[tuple[ThreatModelFigures, ...], FailFast(), Field(max_length=MOST)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -360,7 +371,7 @@ class Record(StrictModel):
     training: TrainingInfo | None = None
     certification: CertificationInfo | None
     attacked: Selection | None
-    attacks: Annotated[tuple[AttackSettings, ...], FailFast(), Field(max_length=_MOST)]
+    attacks: Annotated[tuple[AttackSettings, ...], FailFast(), Field(max_length=MOST)]
     seed: Seed
     numeric: NumericFlags
     versions: VersionMap
@@ -379,6 +390,9 @@ class Record(StrictModel):
                 raise ValueError(f"{self.attacked.count} attacked images exceed the {evaluated.count} evaluated ones")
         if self.certification is not None and self.certification.images != evaluated.count:
             raise ValueError(f"certification covers {self.certification.images} of {evaluated.count} evaluated images")
+        names = {figures.threat_model for figures in self.results.threat_models}
+        for attack in self.attacks:
+            attack.check_names(names)
         if self.training is not None and self.training.data_sha256 == self.dataset.content_sha256:
             raise ValueError("the network was trained on the images that it was evaluated on")
         if self.certification is not None and self.model.lipschitz is None:

@@ -240,7 +240,8 @@ class AttackTable:
 
 _TEXT_COLUMNS = ("threat_model", "attack", "status")
 _ROWS_IN_GROUP = 1 << 20
-_MAX_ROWS = 1 << 24  # 1.3 GB at the most once read: 10,000 images under 64 attacks at 26 threat models
+_MAX_ROWS = 1 << 27  # ImageNet's 50,000 images under 15 attacks at 100 threat models are 75 million
+_MAX_TEXT_BYTES = 1 << 31  # of a column of texts once read, each cell of which takes the room of the longest
 _MAX_CHARACTERS = 100  # of a text; the schema of the record allows as many in an attack's name
 _MAX_BYTES_PER_ROW, _MAX_BYTES_OF_AN_EMPTY_TABLE = 2048, 1 << 20  # unpacked; a row of 100-character texts has 1,220
 
@@ -320,6 +321,8 @@ def _short_texts(column: "pa.ChunkedArray", name: str) -> NDArray[np.str_]:
         longest = max(map(len, texts), default=0)
         if longest > _MAX_CHARACTERS:
             raise RecordError(f"{name} holds a text of {longest} characters; at most {_MAX_CHARACTERS} are allowed")
+        if len(column) * longest * 4 > _MAX_TEXT_BYTES:
+            raise RecordError(f"{name} takes {len(column) * longest * 4} bytes once read: shorten the longest text")
         chunks.append(np.asarray(texts, dtype=str)[chunk.indices.to_numpy()])
     return np.concatenate(chunks) if chunks else np.zeros(0, "U1")
 
