@@ -107,7 +107,8 @@ def _require_same_network(run: Run, other: Run) -> None:
         raise RecordError(
             f"{_name(run)}: image {run.images.index[here][row]} has prediction {run.images.prediction[here][row]} and "
             f"margin {margins[0][row]:.9g}, in {other.record.id}, of the same model, "
-            f"{other.images.prediction[there][row]} and {margins[1][row]:.9g}: one of the tables is wrong"
+            f"{other.images.prediction[there][row]} and {margins[1][row]:.9g}: one of the tables is wrong, or two "
+            "networks go by one name"
         )
     if _is_same_statement(run, other):
         _require_same_radii(run, other, here, there)
