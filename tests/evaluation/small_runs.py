@@ -104,8 +104,8 @@ def _stepping(function: Callable, step: Callable[[], None]) -> Callable:
     return stepped
 
 
-def run_until_killed(run_dir: Path, at: int) -> None:
-    """Resumes the small run and dies by SIGKILL at its ``at``-th change to the file system."""
+def die_at(folder: Path, at: int) -> None:
+    """From here on this process dies by SIGKILL at its ``at``-th change to the file system in ``folder``."""
     left = at
 
     def step() -> None:
@@ -114,7 +114,12 @@ def run_until_killed(run_dir: Path, at: int) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    events(step, run_dir)
+    events(step, folder)
+
+
+def run_until_killed(run_dir: Path, at: int) -> None:
+    """Resumes the small run and dies by SIGKILL at its ``at``-th change to the file system."""
+    die_at(run_dir, at)
     small_run(run_dir, resume=True)
 
 

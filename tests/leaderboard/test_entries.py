@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from evaluation.small_runs import events
+from evaluation.small_runs import die_at
 from leaderboard.boards import add_run, write
 from records.sample_runs import Sample, sample_model, sample_run, sample_run_info
 
@@ -398,15 +398,7 @@ def test_unfinished_files_of_a_killed_process_do_not_disturb(tmp_path, root):
 
 def add_until_killed(run_dir: Path, root: Path, at: int) -> None:
     """Adds a run and dies by SIGKILL at the ``at``-th change to the file system."""
-    left = at
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    events(step, root)
+    die_at(root, at)
     add(run_dir, root)
 
 
