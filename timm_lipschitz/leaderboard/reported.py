@@ -17,15 +17,7 @@ from timm_lipschitz.errors import RecordError
 from timm_lipschitz.leaderboard._cells import DASH
 from timm_lipschitz.leaderboard._escape import markdown_text
 from timm_lipschitz.records import from_json, read_regular_file, safe_record_id
-from timm_lipschitz.records.schema import (
-    Name,
-    PositiveFloat,
-    SafeId,
-    SchemaVersion,
-    StrictModel,
-    Text,
-    ThreatModelText,
-)
+from timm_lipschitz.records.fields import Name, PositiveFloat, SafeId, SchemaVersion, StrictModel, Text, ThreatModelText
 from timm_lipschitz.threat_model import ThreatModel
 
 __all__ = [

@@ -17,11 +17,11 @@ from timm_lipschitz.records.certified import certified_mask, is_certified, l2_th
 from timm_lipschitz.records.chunks import AttackedChunk, CertifiedChunk, RoundingFlip, read_chunk, write_chunk
 from timm_lipschitz.records.clock import RunClock, utc_text
 from timm_lipschitz.records.examples import AdversarialPoint, Examples, examples_of
+from timm_lipschitz.records.fields import SCHEMA_VERSION
 from timm_lipschitz.records.identifiers import make_record_id, safe_record_id
 from timm_lipschitz.records.manifest import Manifest
 from timm_lipschitz.records.run_info import Hardware, RunInfo, Session, software_versions
 from timm_lipschitz.records.schema import (
-    SCHEMA_VERSION,
     AttackFigures,
     AttackSettings,
     CertificationInfo,

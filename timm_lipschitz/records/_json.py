@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.records.schema import SCHEMA_VERSION, StrictModel
+from timm_lipschitz.records.fields import SCHEMA_VERSION, StrictModel
 
 _Schema = TypeVar("_Schema", bound=StrictModel)
 

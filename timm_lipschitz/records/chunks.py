@@ -14,8 +14,7 @@ from timm_lipschitz.errors import DamagedChunkError, RecordError, RunDirectoryEr
 from timm_lipschitz.records._files import read_regular_file, write_atomic
 from timm_lipschitz.records._json import from_json, to_json
 from timm_lipschitz.records.examples import AdversarialPoint
-from timm_lipschitz.records.run_info import Seconds
-from timm_lipschitz.records.schema import (
+from timm_lipschitz.records.fields import (
     Bound,
     Count,
     Name,
@@ -26,6 +25,7 @@ from timm_lipschitz.records.schema import (
     Text,
     ThreatModelText,
 )
+from timm_lipschitz.records.run_info import Seconds
 
 _MAX_BYTES = 256 << 20
 Distance = Annotated[float, Field(ge=0)]

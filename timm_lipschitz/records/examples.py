@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timm_lipschitz.errors import RecordError
-from timm_lipschitz.records.schema import Count, ModelInfo, StrictModel
+from timm_lipschitz.records.fields import Count, StrictModel
+from timm_lipschitz.records.schema import ModelInfo
 from timm_lipschitz.records.tables import AttackTable, ImageTable
 
 MAX_EXAMPLES = 8

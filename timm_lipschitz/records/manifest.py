@@ -10,25 +10,20 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from timm_lipschitz.records._json import differences, to_json
-from timm_lipschitz.records.schema import (
-    Arithmetic,
+from timm_lipschitz.records.fields import (
     Count,
-    DatasetInfo,
-    ModelInfo,
     Name,
-    NumericFlags,
     PositiveCount,
     SafeId,
     SchemaVersion,
     Seed,
-    Selection,
     Sha256,
     StrictModel,
     Text,
     ThreatModelText,
-    TrainingInfo,
     VersionMap,
 )
+from timm_lipschitz.records.schema import Arithmetic, DatasetInfo, ModelInfo, NumericFlags, Selection, TrainingInfo
 
 
 class Manifest(StrictModel):

@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from timm_lipschitz.records.clock import RunClock, utc_text
-from timm_lipschitz.records.schema import Count, Name, PositiveCount, SchemaVersion, StrictModel, Text
+from timm_lipschitz.records.fields import Count, Name, PositiveCount, SchemaVersion, StrictModel, Text
 
 _PACKAGES = ("timm-lipschitz", "torch", "torchvision", "timm", "numpy", "pyautoattack", "autoattack", "torchattacks")
 

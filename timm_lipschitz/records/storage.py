@@ -15,9 +15,9 @@ from timm_lipschitz.errors import RecordError
 from timm_lipschitz.records._files import read_regular_file, write_all_atomic
 from timm_lipschitz.records._json import describe, differences, from_json, to_json
 from timm_lipschitz.records.examples import Examples
+from timm_lipschitz.records.fields import SCHEMA_VERSION
 from timm_lipschitz.records.run_info import RunInfo
 from timm_lipschitz.records.schema import (
-    SCHEMA_VERSION,
     AttackSettings,
     CertificationInfo,
     DatasetInfo,
