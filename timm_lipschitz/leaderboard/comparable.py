@@ -143,9 +143,9 @@ def _require_same_radii(run: Run, other: Run, here: NDArray[np.intp], there: NDA
     """But for radii that a run lowered to a point that rounding made adversarial: so many, and smaller ones."""
     radii = run.images.radius[here], other.images.radius[there]
     tolerance = RADIUS_TOLERANCE * np.maximum(1.0, np.maximum(*radii))
-    for one, more, less in ((run, *radii), (other, *radii[::-1])):
+    for one, own, theirs in ((run, *radii), (other, *radii[::-1])):
         certification = one.record.certification
-        smaller = more < less - tolerance
+        smaller = own < theirs - tolerance
         if certification is not None and int(smaller.sum()) > certification.lowered:
             row = int(np.argmax(smaller))
             raise RecordError(
